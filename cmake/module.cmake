@@ -1,0 +1,25 @@
+# lm_module(NAME SRC a.c b.c DEPS base text LIBS PkgConfig::JANSSON)
+#
+# One room of the house: a static library lm_NAME from src/NAME. DEPS is the list of rooms that it may include;
+# scripts/includes.py reads it from here and fails the tests when an include says otherwise.
+# Every *_test.c beside the sources becomes a test program of its own, NAME.<file>.
+function(lm_module name)
+    cmake_parse_arguments(M "" "" "SRC;DEPS;LIBS" ${ARGN})
+    add_library(lm_${name} STATIC ${M_SRC})
+    target_include_directories(lm_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+    foreach(dep ${M_DEPS})
+        target_link_libraries(lm_${name} PUBLIC lm_${dep})
+    endforeach()
+    target_link_libraries(lm_${name} PUBLIC ${M_LIBS} Threads::Threads m)
+    if(LM_TESTS)
+        file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.c)
+        foreach(test ${tests})
+            get_filename_component(stem ${test} NAME_WE)
+            add_executable(${name}.${stem} ${test})
+            target_link_libraries(${name}.${stem} PRIVATE lm_${name} PkgConfig::CMOCKA)
+            target_compile_definitions(${name}.${stem} PRIVATE LM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+            add_test(NAME ${name}.${stem} COMMAND ${name}.${stem})
+            set_tests_properties(${name}.${stem} PROPERTIES LABELS "${name}" TIMEOUT 300)
+        endforeach()
+    endif()
+endfunction()

@@ -1,0 +1,34 @@
+/* file.h - files as the rest of the house uses them: mapped, read whole with a limit, written atomically. */
+#ifndef LM_FILE_H
+#define LM_FILE_H
+
+#include "base/base.h"
+
+/* A whole file mapped read-only. The bytes are valid until lm_map_close; a file that is truncated by somebody else
+ * while mapped raises SIGBUS on access: weights files are therefore opened, mapped and never re-read from the path, so deleting
+ * or renaming the directory is harmless. */
+typedef struct lm_map {
+    const uint8_t *data;
+    uint64_t size;
+} lm_map;
+
+lm_status lm_map_open(lm_map *out, const char *path, lm_err *err) LM_CHECKED; /* LM_NOT_FOUND, LM_IO, LM_NO_MEMORY */
+void lm_map_close(lm_map *map);                                                /* zeroed map allowed */
+void lm_map_drop(const lm_map *map); /* tells the system that the pages are not needed soon (gives RSS back) */
+
+/* Whole file of at most max_bytes into out (appended). LM_NOT_FOUND, LM_TOO_LARGE, LM_IO. */
+lm_status lm_file_read(const char *path, size_t max_bytes, lm_buf *out, lm_err *err) LM_CHECKED;
+
+/* Writes path atomically: temporary file in the same directory, fsync, rename, fsync of the directory.
+ * LM_NO_SPACE, LM_IO; on failure path is as it was and no temporary file is left. */
+lm_status lm_file_write(const char *path, lm_str bytes, lm_err *err) LM_CHECKED;
+
+lm_status lm_dir_make(const char *path, lm_err *err) LM_CHECKED; /* with parents, 0755 */
+/* Removes path and everything below it; symbolic links are removed, never followed. Absent is LM_OK. */
+lm_status lm_dir_remove(const char *path, lm_err *err) LM_CHECKED;
+bool lm_path_is_dir(const char *path);
+bool lm_path_is_file(const char *path);
+char *lm_path_join(const char *dir, const char *name); /* the caller frees */
+char *lm_path_home(const char *below);                 /* $HOME/below, the caller frees; "." when there is no home */
+
+#endif

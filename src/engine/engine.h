@@ -1,0 +1,174 @@
+/* engine.h - loaded models, their queue, the scheduler, the sampler: generation requests in, events out.
+ *
+ * A request names a model directory; the engine loads it when nobody has yet (or unloads another that is idle to make
+ * room), renders the prompt, tokenises, and gives the sequence to the model's own step thread. That thread runs one
+ * ragged batch after the other: the decode tokens of all running sequences and a chunk of somebody's prompt.
+ *
+ * Threads: lm_engine_* may be called from any thread. Sinks run on engine threads and must not block: they format and
+ * hand on. After DONE or ERROR, which is always the last event of a job and comes exactly once, a sink isn't called again.
+ */
+#ifndef LM_ENGINE_H
+#define LM_ENGINE_H
+
+#include <jansson.h>
+
+#include "base/base.h"
+#include "tensor/tensor.h"
+#include "text/text.h"
+
+typedef struct lm_engine lm_engine;
+typedef struct lm_job lm_job; /* one request on its way */
+
+typedef struct lm_engine_config {
+    const lm_backend *backend;
+    const char *cpu_features;   /* NULL: the best there is */
+    uint32_t n_threads;         /* 0: all usable cores */
+    uint32_t n_parallel;        /* sequences that decode together, per model (OLLAMA_NUM_PARALLEL) */
+    uint32_t max_queue;         /* waiting requests, per engine (OLLAMA_MAX_QUEUE, 512) */
+    uint32_t max_models;        /* loaded at a time (OLLAMA_MAX_LOADED_MODELS), 0: as memory allows */
+    uint32_t default_ctx;       /* OLLAMA_CONTEXT_LENGTH, 4096 when 0 */
+    int64_t keep_alive_ns;      /* negative: for ever */
+    uint64_t memory_budget;     /* bytes for all models together, 0: three quarters of the machine's memory */
+} lm_engine_config;
+
+lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err *err) LM_CHECKED;
+/* Stops accepting, lets running jobs finish for at most drain_ns, cancels the rest, unloads. */
+void lm_engine_close(lm_engine *e, int64_t drain_ns);
+
+/* ---- options ---------------------------------------------------------------------------------------------- */
+
+/* Ollama's options under Ollama's names; lm_options_default gives Ollama's defaults. */
+typedef struct lm_options {
+    int32_t num_predict;       /* -1: until the end (at most 10 * num_ctx), -2: until the context is full */
+    uint32_t num_ctx;          /* 0: the engine's default, at most what the model was trained on */
+    int32_t num_keep;          /* tokens kept at a context shift, -1: the whole prompt */
+    int64_t seed;              /* negative: random */
+    float temperature;         /* 0: greedy */
+    int32_t top_k;             /* <= 0: all */
+    float top_p, min_p, typical_p;
+    int32_t repeat_last_n;     /* 0: off, -1: num_ctx */
+    float repeat_penalty, presence_penalty, frequency_penalty;
+} lm_options;
+void lm_options_default(lm_options *o);
+
+/* ---- a request -------------------------------------------------------------------------------------------- */
+
+/* The model as the store found it. Copied by lm_engine_submit. */
+typedef struct lm_model_ref {
+    const char *name;    /* as lists show it, with the tag: the key under which it stays loaded */
+    const char *dir;     /* its directory */
+    const char *digest;  /* 64 hex digits */
+    uint64_t size;       /* bytes on disk */
+} lm_model_ref;
+
+typedef enum lm_request_kind {
+    LM_REQUEST_LOAD,   /* load only */
+    LM_REQUEST_RAW,    /* prompt goes to the tokenizer as it is */
+    LM_REQUEST_CHAT,   /* messages go through the model's template */
+    LM_REQUEST_INSERT, /* prompt and suffix through the fill-in-the-middle form */
+} lm_request_kind;
+
+#define LM_KEEP_ALIVE_DEFAULT INT64_MIN
+
+typedef struct lm_request {
+    lm_request_kind kind;
+    char *prompt;         /* RAW, INSERT */
+    char *suffix;         /* INSERT */
+    json_t *messages;     /* CHAT: array in Ollama's message form */
+    json_t *tools;        /* array or NULL */
+    int32_t *context;     /* ids that go before the prompt, or NULL */
+    uint32_t n_context;
+    int thinking;         /* -1 not said, 0 off, 1 on */
+    char think_level[8];  /* "", low, medium, high */
+    bool constrained;     /* output must match schema */
+    char *schema;         /* "" or NULL: any JSON object */
+    lm_options options;
+    char **stops;
+    uint32_t n_stops;
+    bool logprobs;
+    uint32_t top_logprobs; /* 0..20 */
+    bool truncate;        /* drop old messages (CHAT) or the beginning (RAW) of a prompt that does not fit */
+    bool shift;           /* make room when the context is full; false: stop with LENGTH */
+    bool want_context;    /* DONE carries the ids of prompt and answer */
+    bool render_only;     /* DONE carries the rendered prompt and nothing runs */
+    int64_t keep_alive_ns; /* LM_KEEP_ALIVE_DEFAULT, negative for ever, 0 unload when idle */
+} lm_request;
+lm_request *lm_request_new(void);         /* all defaults */
+void lm_request_free(lm_request *r);      /* with everything it holds; NULL allowed */
+
+/* ---- events ----------------------------------------------------------------------------------------------- */
+
+typedef struct lm_logprob {
+    int32_t id;
+    float logprob;     /* natural log, of the untempered distribution */
+    lm_str bytes;      /* of the token */
+} lm_logprob;
+
+typedef struct lm_token_logprobs {
+    lm_logprob chosen;
+    const lm_logprob *top; /* n_top, best first */
+    uint32_t n_top;
+} lm_token_logprobs;
+
+typedef enum lm_event_kind { LM_EVENT_LOADED, LM_EVENT_TEXT, LM_EVENT_THINKING, LM_EVENT_TOOL_CALL, LM_EVENT_DONE, LM_EVENT_ERROR } lm_event_kind;
+typedef enum lm_done_reason { LM_DONE_STOP, LM_DONE_LENGTH, LM_DONE_LOAD } lm_done_reason;
+
+typedef struct lm_metrics {
+    uint64_t total_ns, load_ns, prompt_ns, eval_ns;
+    uint32_t n_prompt, n_eval; /* tokens; n_prompt counts cached ones too */
+    uint32_t n_cached;         /* of the prompt, not computed again */
+    uint64_t queue_ns;         /* waiting for a free place */
+    uint64_t first_ns;         /* submit to first token */
+} lm_metrics;
+
+/* All pointers are valid during the call only. */
+typedef struct lm_event {
+    lm_event_kind kind;
+    lm_str text;                          /* TEXT, THINKING: what is new; TOOL_CALL: arguments, a JSON object; ERROR: the text;
+                                             DONE after render_only: the prompt */
+    lm_str name;                          /* TOOL_CALL: the function */
+    const lm_token_logprobs *logprobs;    /* TEXT, THINKING: of the tokens that this text came from, or NULL */
+    uint32_t n_logprobs;
+    lm_done_reason reason;                /* DONE */
+    lm_metrics metrics;                   /* DONE */
+    const int32_t *context;               /* DONE with want_context */
+    uint32_t n_context;
+    lm_status status;                     /* ERROR: LM_BUSY queue full, LM_CANCELLED, LM_NO_MEMORY, LM_INVALID prompt too long, ... */
+} lm_event;
+
+typedef void lm_sink(void *ctx, const lm_event *event);
+
+/* Queues a request (taken over, freed by the engine, also on failure). LM_BUSY: the queue is full
+ * ("server busy, please try again.  maximum pending requests exceeded"). On success the sink gets everything else;
+ * it may be called before this returns. *job is for lm_job_cancel and must be given back with lm_job_unref. */
+lm_status lm_engine_submit(lm_engine *e, const lm_model_ref *model, lm_request *request, lm_sink *sink, void *ctx, lm_job **job,
+                           lm_err *err) LM_CHECKED;
+/* The client has gone: the sequence stops before its next step (and between prefill chunks); ends with ERROR LM_CANCELLED. */
+void lm_job_cancel(lm_job *job);
+void lm_job_unref(lm_job *job);
+
+/* ---- models ------------------------------------------------------------------------------------------------ */
+
+/* Unloads name as soon as its running jobs are done (DELETE, keep_alive 0). LM_NOT_FOUND: not loaded. */
+lm_status lm_engine_unload(lm_engine *e, const char *name, lm_err *err) LM_CHECKED;
+
+typedef struct lm_loaded {
+    char name[400];
+    char digest[65];
+    char dir[1024];
+    uint64_t size;          /* bytes in memory */
+    uint64_t size_device;   /* of it on a GPU; 0 on CPU */
+    int64_t expires_wall_ns; /* INT64_MAX: never */
+    uint32_t n_ctx;
+    uint32_t n_running, n_waiting;
+} lm_loaded;
+/* Fills at most room entries, latest expiry first; returns how many there are. */
+uint32_t lm_engine_list(lm_engine *e, lm_loaded *out, uint32_t room);
+
+typedef struct lm_engine_stats {
+    uint64_t n_requests, n_failed, n_cancelled, n_prompt_tokens, n_eval_tokens;
+    uint32_t n_running, n_waiting, n_models;
+} lm_engine_stats;
+void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out);
+
+#endif

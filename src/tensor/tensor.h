@@ -1,0 +1,162 @@
+/* tensor.h - the op table: what a forward pass is made of. cpu/ implements it with our kernels, mlx/ over libmlx.
+ *
+ * A backend opens devices of its kind; a device holds kv sequences and runs steps. A step is one forward pass over a
+ * ragged batch: the new tokens of several sequences, back to back, in one (n_tokens, ...) activation. Handles made
+ * within a step are valid until its end, so model code frees nothing. The CPU computes when an op is called; MLX
+ * records a lazy graph and computes when something is read.
+ *
+ * Shapes: an activation is (n_rows, width), f32 to the reader; a backend may hold it in another type. Heads lie side
+ * by side in a row: (n_rows, n_heads * head_dim).
+ *
+ * Errors: ops don't return one. The first failure inside a step is remembered, later ops of that step do nothing, and
+ * end() reports it; a failed step leaves every sequence as long as it was before (see kv).
+ *
+ * Threads: a device and all that belongs to it are used by one thread at a time (the engine thread of its model).
+ */
+#ifndef LM_TENSOR_H
+#define LM_TENSOR_H
+
+#include "base/base.h"
+#include "weights/weights.h"
+
+typedef struct lm_device lm_device; /* a backend's device with its scratch and threads, for one model */
+typedef struct lm_step lm_step;     /* one forward pass in progress */
+typedef struct lm_tensor lm_tensor; /* an activation of that pass */
+typedef struct lm_seq lm_seq;       /* keys and values of one sequence, all layers */
+typedef struct lm_linear lm_linear; /* a weight as the backend wants it: a view of the mapped file, never a copy on the CPU */
+typedef struct lm_vector lm_vector; /* a small vector (norm weight, bias, sinks), held as f32 */
+
+/* The shape of the key/value cache of one model. */
+typedef struct lm_kv_shape {
+    uint32_t n_layers;
+    uint32_t n_kv_heads;
+    uint32_t head_dim; /* elements, of keys and values alike */
+} lm_kv_shape;
+
+/* What one sequence adds in a step: n_tokens rows of the batch, appended at its end. */
+typedef struct lm_slice {
+    lm_seq *seq;
+    uint32_t n_tokens;
+} lm_slice;
+
+/* Rotary embedding, computed once per model and layer kind by model/: inv_freq[i] turns pair i by position * inv_freq[i].
+ * Source: arXiv 2104.09864; scalings (llama3, yarn, longrope, linear) are folded into inv_freq and mscale. */
+typedef struct lm_rope {
+    uint32_t n_dims;         /* leading elements of a head that turn, even; the rest pass through */
+    bool interleaved;        /* pairs (2i, 2i+1); otherwise (i, i + n_dims/2), as MLX's traditional=false */
+    const float *inv_freq;   /* (n_dims / 2), lives as long as the model */
+    float mscale;            /* multiplies the turned elements; 1 for most */
+} lm_rope;
+
+typedef struct lm_attention {
+    uint32_t layer;
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;
+    float scale;             /* of q·k, usually head_dim^-1/2 */
+    uint32_t window;         /* 0: all earlier tokens; else only the last `window`, the token itself included */
+    float softcap;           /* 0: none; else cap * tanh(score / cap) (Gemma 2) */
+    const lm_vector *sinks;  /* NULL, or one logit per head that takes part in the softmax only (gpt-oss) */
+    const lm_rope *rope;     /* NULL: no rotation in this layer (SmolLM3) */
+    const lm_vector *q_norm; /* NULL, or RMS norm of each head before the rotation, (head_dim) */
+    const lm_vector *k_norm;
+    float norm_eps;
+    float temperature_scale; /* reserved for later families, 0 */
+} lm_attention;
+
+typedef enum lm_glu {
+    LM_GLU_SILU,      /* silu(gate) * up */
+    LM_GLU_GELU_TANH, /* gelu, tanh form (Gemma) */
+    LM_GLU_GELU,      /* gelu, exact (erf) */
+    LM_GLU_OSS,       /* gpt-oss: gate clipped above at 7, up to ±7; gate * sigmoid(1.702 gate) * (up + 1) */
+} lm_glu;
+
+/* gate and up as two weights, or as one with gate's rows first (fused != NULL, Phi-3). */
+typedef struct lm_mlp {
+    const lm_linear *gate, *up, *fused, *down; /* each may be a stack of experts in a mixture */
+    lm_glu act;
+} lm_mlp;
+
+typedef struct lm_moe {
+    const lm_linear *router; /* (n_experts, width), with bias where the checkpoint has one */
+    lm_mlp experts;          /* stacks of n_experts */
+    uint32_t n_experts;
+    uint32_t top_k;
+    /* true: softmax over all experts, then the top_k of it (Qwen3-MoE), renormalised if `renorm`;
+     * false: softmax over the chosen top_k logits alone (Mixtral, gpt-oss). */
+    bool softmax_first;
+    bool renorm;
+} lm_moe;
+
+typedef struct lm_memory {
+    uint64_t weights; /* bytes mapped or copied for weights */
+    uint64_t kv;      /* bytes taken by pages in use */
+    uint64_t kv_room; /* bytes reserved for pages at most */
+    uint64_t scratch; /* bytes of step arenas */
+} lm_memory;
+
+typedef struct lm_device_config {
+    uint32_t n_threads;   /* 0: all usable cores */
+    const char *features; /* CPU: NULL = the best this machine has; "reference", "portable", "avx2", "avx512", "neon" to force one */
+    uint64_t kv_bytes;    /* most that all sequences together may take; pages are touched only when used */
+    uint32_t max_batch;   /* rows of one step at most (sizes the scratch) */
+    lm_kv_shape kv;
+} lm_device_config;
+
+typedef struct lm_backend {
+    const char *name; /* "cpu", "mlx" */
+
+    /* -- life */
+    lm_status (*open)(lm_device **out, const lm_device_config *config, lm_err *err);
+    void (*close)(lm_device *dev); /* after every sequence and weight of it; NULL allowed */
+    void (*memory)(const lm_device *dev, lm_memory *out);
+    const char *(*describe)(const lm_device *dev); /* "cpu avx2 2 threads" */
+
+    /* -- weights: views stay the caller's and must outlive the device's handle. bias may be NULL, (n_experts, rows). */
+    lm_status (*linear)(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_linear **out, lm_err *err);
+    /* rows parts of one output side by side become one handle where the backend gains from it (q|k|v, gate|up):
+     * see `linears`. offset is added to every element (Gemma's 1 + w). */
+    lm_status (*vector)(lm_device *dev, const lm_view *v, float offset, lm_vector **out, lm_err *err);
+    void (*linear_free)(lm_linear *w);
+    void (*vector_free)(lm_vector *v);
+
+    /* -- keys and values. A sequence grows by the steps it takes part in. */
+    lm_status (*seq_open)(lm_device *dev, lm_seq **out, lm_err *err);
+    void (*seq_close)(lm_seq *seq); /* NULL allowed; its pages are free again */
+    uint32_t (*seq_len)(const lm_seq *seq);
+    void (*seq_trim)(lm_seq *seq, uint32_t n_tokens); /* keeps the first n_tokens */
+    /* A new sequence that shares the first n_tokens of src (pages by reference, a partly used one is copied). */
+    lm_status (*seq_fork)(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err);
+    /* Makes sure that n_tokens more fit. LM_BUSY: no free pages now (close or trim a sequence and retry). */
+    lm_status (*seq_reserve)(lm_seq *seq, uint32_t n_tokens, lm_err *err);
+
+    /* -- a step. The slices' tokens are rows 0.. in order. Every sequence must have room (seq_reserve). */
+    lm_status (*begin)(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err);
+    /* Ends it. LM_OK: the sequences are longer by their slices. Else (or when `abandon`) they are as before. */
+    lm_status (*end)(lm_step *step, bool abandon, lm_err *err);
+
+    /* -- ops, in the order a transformer uses them */
+    lm_tensor *(*embed)(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);
+    lm_tensor *(*rms_norm)(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps); /* weight NULL: none */
+    /* y = x Wᵀ + b for n weights that share x, out[i] (n_rows, rows of w[i]): one pass over x. */
+    void (*linears)(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out);
+    /* columns [first, first + width) of x; a view */
+    lm_tensor *(*columns)(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);
+    /* rows of x by index, in that order */
+    lm_tensor *(*rows)(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n);
+    /* Normalises and turns q and k as `a` says, appends k and v to the slices' sequences, attends.
+     * q (n_rows, n_heads * head_dim), k and v (n_rows, n_kv_heads * head_dim); result like q. */
+    lm_tensor *(*attention)(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k, const lm_tensor *v);
+    lm_tensor *(*mlp)(lm_step *s, const lm_tensor *x, const lm_mlp *m);
+    lm_tensor *(*moe)(lm_step *s, const lm_tensor *x, const lm_moe *m);
+    /* x + scale * y, into x where the backend can */
+    lm_tensor *(*add)(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
+    /* x * scale, then cap * tanh(x / cap) unless cap is 0 */
+    lm_tensor *(*scale)(lm_step *s, lm_tensor *x, float scale, float cap);
+
+    /* Computes what is left and gives the numbers: (n_rows, width) row-major f32, valid until end(). NULL after a
+     * failure in the step: end() tells. The one synchronisation of a step. */
+    const float *(*read)(lm_step *s, const lm_tensor *x);
+} lm_backend;
+
+#endif
