@@ -26,7 +26,7 @@ typedef enum lm_dtype {
 uint32_t lm_dtype_size(lm_dtype t);      /* bytes */
 const char *lm_dtype_name(lm_dtype t);   /* as safetensors spells it: "BF16" */
 
-#define LM_MAX_DIMS 4
+#define LM_MAX_DIMS 5 /* a 3-D convolution of a vision tower has five; text models have at most three */
 
 typedef struct lm_view {
     lm_dtype dtype;
