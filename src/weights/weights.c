@@ -94,7 +94,7 @@ static lm_status files_of_dir(lm_weights *w, const char *dir, lm_err *err) {
     }
     closedir(d);
     if (st != LM_OK) return st;
-    qsort(w->files, w->n_files, sizeof *w->files, by_name);
+    if (w->n_files) qsort(w->files, w->n_files, sizeof *w->files, by_name);
     if (w->n_files == 0)
         return lm_fail(err, LM_NOT_FOUND, "%s: no *.safetensors file: not an MLX model directory", dir);
     return LM_OK;
