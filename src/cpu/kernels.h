@@ -12,6 +12,11 @@
 
 #include "tensor/tensor.h"
 
+/* Tokens of a page of keys or values: the most that `attend` is given at a time. */
+#define LM_KV_PAGE 64
+/* Floats: the scores, and a page of keys and one of values as f32. */
+#define LM_ATTEND_SCRATCH(n_q, head_dim) (LM_KV_PAGE * ((size_t)(n_q) + 2 * (size_t)(head_dim)))
+
 typedef struct lm_kernels {
     const char *name; /* the feature set */
     bool kv_f32;      /* keys and values as f32 (reference) instead of f16 */
@@ -35,12 +40,13 @@ typedef struct lm_kernels {
     void (*rms_norm)(const float *x, const float *weight, uint32_t n, float eps, float *out); /* weight NULL: none */
     void (*add_scaled)(float *x, const float *y, float scale, uint32_t n);                    /* x += scale * y */
     void (*glu)(lm_glu act, const float *gate, const float *up, uint32_t n, float *out);      /* out may be gate */
-    void (*rope)(float *x, uint32_t n_dims, bool interleaved, const float *cos_sin, float mscale); /* (n_dims/2, 2) cos, sin */
+    /* cos_sin: the n_dims/2 cosines, then the sines, both already times mscale */
+    void (*rope)(float *x, uint32_t n_dims, bool interleaved, const float *cos_sin);
     void (*to_f16)(const float *x, uint32_t n, uint16_t *out);
     /* Online softmax over n_keys keys of one page for n_q query heads that share a kv head (flash attention, arXiv
      * 2205.14135, one block). k, v: (n_keys, head_dim) contiguous per kv head, f16 or f32 as kv_f32 says. q (n_q,
      * head_dim) already scaled. state per query: m[i] (running maximum, starts -inf), l[i] (sum), acc (n_q, head_dim).
-     * softcap 0: none. scratch: n_keys * n_q floats. */
+     * softcap 0: none. scratch: LM_ATTEND_SCRATCH(n_q, head_dim) floats, 64-aligned, this thread's own. */
     void (*attend)(const float *q, uint32_t n_q, const void *k, const void *v, uint32_t n_keys, uint32_t head_dim, float softcap,
                    float *m, float *l, float *acc, float *scratch);
 } lm_kernels;

@@ -149,6 +149,9 @@ typedef struct lm_backend {
     lm_tensor *(*attention)(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k, const lm_tensor *v);
     lm_tensor *(*mlp)(lm_step *s, const lm_tensor *x, const lm_mlp *m);
     lm_tensor *(*moe)(lm_step *s, const lm_tensor *x, const lm_moe *m);
+    /* A layer is done: x alone goes on, every other handle made so far in this step ends here. Returns x's new handle.
+     * Without it a step's scratch is the sum of all its layers instead of one layer's: call it once per layer. */
+    lm_tensor *(*keep)(lm_step *s, lm_tensor *x);
     /* x + scale * y, into x where the backend can */
     lm_tensor *(*add)(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
     /* x * scale, then cap * tanh(x / cap) unless cap is 0 */
