@@ -1,18 +1,19 @@
-/* text.h - everything between strings and token ids: tokenizer, chat template, grammar, and the way back from a
- * stream of tokens to text (incremental detokeniser, stop strings, thinking and tool-call parsers).
+/* text.h - everything between strings and token ids: tokenizer, chat template, grammar, and the way back from
+ * a stream of tokens to text (incremental detokeniser, stop strings, thinking and tool-call parsers).
  *
- * Tokenizers, templates and grammars are a Rust static library (text/rust: tokenizers, minijinja, llguidance) behind
- * this header; no panic crosses it, its messages arrive in lm_err.
+ * Tokenizers, templates and grammars are a Rust static library (text/rust: tokenizers, minijinja, llguidance)
+ * behind this header; no panic crosses it, its messages arrive in lm_err.
  *
- * Threads: a tokenizer, a template and a grammar factory are immutable once open and free to share. A stream, a
- * parser and a matcher belong to one sequence and one thread.
+ * Threads: a tokenizer, a template and a grammar factory are immutable once open and free to share. A stream,
+ * a parser and a matcher belong to one sequence and one thread.
  */
 #ifndef LM_TEXT_H
 #define LM_TEXT_H
 
 #include "base/base.h"
 
-/* ---- tokenizer (tokenizer.json of Hugging Face) ----------------------------------------------------------- */
+/* ---- tokenizer (tokenizer.json of Hugging Face) -----------------------------------------------------------
+ */
 
 typedef struct lm_tokenizer lm_tokenizer;
 
@@ -23,17 +24,19 @@ typedef struct lm_tokens {
     uint32_t room;
 } lm_tokens;
 void lm_tokens_release(lm_tokens *t);
-lm_status lm_tokens_add(lm_tokens *t, const int32_t *ids, uint32_t n, lm_err *err) LM_CHECKED; /* LM_NO_MEMORY */
+lm_status lm_tokens_add(lm_tokens *t, const int32_t *ids, uint32_t n,
+                        lm_err *err) LM_CHECKED; /* LM_NO_MEMORY */
 
 /* Opens DIR/tokenizer.json. LM_NOT_FOUND, LM_CORRUPT. */
 lm_status lm_tokenizer_open(lm_tokenizer **out, const char *dir, lm_err *err) LM_CHECKED;
 void lm_tokenizer_close(lm_tokenizer *t);
-/* Appends the ids of text. Special tokens written out in text (<|im_start|>) become their ids; add_special adds what
- * the post-processor adds (BOS). LM_INVALID: not UTF-8. */
-lm_status lm_tokenizer_encode(const lm_tokenizer *t, lm_str text, bool add_special, lm_tokens *out, lm_err *err) LM_CHECKED;
-/* Appends the text of ids; skip_special leaves special tokens out. Incomplete UTF-8 becomes U+FFFD. */
-lm_status lm_tokenizer_decode(const lm_tokenizer *t, const int32_t *ids, uint32_t n, bool skip_special, lm_buf *out,
+/* Appends the ids of text. Special tokens written out in text (<|im_start|>) become their ids; add_special
+ * adds what the post-processor adds (BOS). LM_INVALID: not UTF-8. */
+lm_status lm_tokenizer_encode(const lm_tokenizer *t, lm_str text, bool add_special, lm_tokens *out,
                               lm_err *err) LM_CHECKED;
+/* Appends the text of ids; skip_special leaves special tokens out. Incomplete UTF-8 becomes U+FFFD. */
+lm_status lm_tokenizer_decode(const lm_tokenizer *t, const int32_t *ids, uint32_t n, bool skip_special,
+                              lm_buf *out, lm_err *err) LM_CHECKED;
 /* The bytes that a token adds in the middle of a text (byte-level and <0xNN> tokens undone); may be part of a
  * character. Valid as long as the tokenizer. Unknown ids give the empty view. */
 lm_str lm_tokenizer_bytes(const lm_tokenizer *t, int32_t id);
@@ -41,7 +44,8 @@ bool lm_tokenizer_is_special(const lm_tokenizer *t, int32_t id);
 int32_t lm_tokenizer_id(const lm_tokenizer *t, lm_str token); /* -1: no such token */
 uint32_t lm_tokenizer_size(const lm_tokenizer *t);            /* largest id + 1 */
 
-/* ---- chat template (Jinja) -------------------------------------------------------------------------------- */
+/* ---- chat template (Jinja) --------------------------------------------------------------------------------
+ */
 
 typedef struct lm_template lm_template;
 
@@ -55,42 +59,50 @@ lm_status lm_template_render(const lm_template *t, lm_str context, lm_buf *out, 
 /* True when the template reads this variable anywhere ("tools", "enable_thinking"). */
 bool lm_template_uses(const lm_template *t, const char *variable);
 
-/* ---- what a model directory says about its text ------------------------------------------------------------ */
+/* ---- what a model directory says about its text
+ * ------------------------------------------------------------ */
 
 typedef enum lm_template_kind { LM_TEMPLATE_JINJA, LM_TEMPLATE_NONE } lm_template_kind;
 
-/* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json, chat_template.jinja|json,
- * special_tokens_map.json, generation_config.json, config.json (eos). */
+/* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json,
+ * chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos). */
 typedef struct lm_text {
     lm_tokenizer *tokenizer;
-    lm_template *chat;      /* NULL: none shipped; prompts then are plain text */
-    char *bos, *eos;        /* token strings for the template, "" when absent */
-    int32_t bos_id;         /* -1: none */
-    int32_t *stop_ids;      /* ids that end a generation (eos_token_id of all files together, <|im_end|>-like ones) */
+    lm_template *chat; /* NULL: none shipped; prompts then are plain text */
+    char *bos, *eos;   /* token strings for the template, "" when absent */
+    int32_t bos_id;    /* -1: none */
+    int32_t
+        *stop_ids; /* ids that end a generation (eos_token_id of all files together, <|im_end|>-like ones) */
     uint32_t n_stop_ids;
-    bool thinks;            /* the template or vocabulary knows a thinking block */
-    bool tools;             /* the template renders tools */
-    bool inserts;           /* the vocabulary has fill-in-the-middle tokens */
+    bool thinks;  /* the template or vocabulary knows a thinking block */
+    bool tools;   /* the template renders tools */
+    bool inserts; /* the vocabulary has fill-in-the-middle tokens */
 } lm_text;
 lm_status lm_text_open(lm_text **out, const char *dir, lm_err *err) LM_CHECKED;
 void lm_text_close(lm_text *t);
 bool lm_text_is_stop(const lm_text *t, int32_t id);
-/* Renders a chat to a prompt. messages_json: array in Ollama's message form (role, content, thinking, tool_calls,
- * tool_name); tools_json: array or empty; thinking: -1 not said, 0 off, 1 on; level: "" or low|medium|high. */
-lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str tools_json, int thinking, lm_str level, lm_buf *out,
-                              lm_err *err) LM_CHECKED;
+/* Renders a chat to a prompt. messages_json: array in Ollama's message form (role, content, thinking,
+ * tool_calls, tool_name); tools_json: array or empty; thinking: -1 not said, 0 off, 1 on; level: "" or
+ * low|medium|high. */
+lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str tools_json, int thinking,
+                              lm_str level, lm_buf *out, lm_err *err) LM_CHECKED;
 /* Fill-in-the-middle prompt of the model's family. LM_UNSUPPORTED: it has none. */
-lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out, lm_err *err) LM_CHECKED;
+lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out,
+                                lm_err *err) LM_CHECKED;
 
-/* ---- the way back ------------------------------------------------------------------------------------------ */
+/* ---- the way back
+ * ------------------------------------------------------------------------------------------ */
 
-/* Tokens in, displayable text out: holds back incomplete UTF-8 and whatever may be the beginning of a stop string. */
+/* Tokens in, displayable text out: holds back incomplete UTF-8 and whatever may be the beginning of a stop
+ * string. */
 typedef struct lm_stream lm_stream;
 /* stops: n_stops strings, copied. The tokenizer is borrowed. */
-lm_status lm_stream_open(lm_stream **out, const lm_tokenizer *t, const lm_str *stops, uint32_t n_stops, lm_err *err) LM_CHECKED;
+lm_status lm_stream_open(lm_stream **out, const lm_tokenizer *t, const lm_str *stops, uint32_t n_stops,
+                         lm_err *err) LM_CHECKED;
 void lm_stream_close(lm_stream *s);
-/* Takes one token and appends to out what may be shown now (maybe nothing). *stopped: a stop string was completed;
- * text before it has been given, the stop string itself never is. No allocation unless out grows. */
+/* Takes one token and appends to out what may be shown now (maybe nothing). *stopped: a stop string was
+ * completed; text before it has been given, the stop string itself never is. No allocation unless out grows.
+ */
 lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, lm_err *err) LM_CHECKED;
 /* End of generation: appends what was held back; an incomplete character becomes U+FFFD. */
 void lm_stream_finish(lm_stream *s, lm_buf *out);
@@ -98,30 +110,35 @@ void lm_stream_finish(lm_stream *s, lm_buf *out);
 /* Splits displayable text into thinking, content and tool calls; never lets a partial tag out. */
 typedef struct lm_parser lm_parser;
 typedef enum lm_part { LM_PART_CONTENT, LM_PART_THINKING, LM_PART_TOOL_CALL } lm_part;
-/* One finding: for a tool call name is the function and text its arguments, a JSON object. Views valid in the call only. */
+/* One finding: for a tool call name is the function and text its arguments, a JSON object. Views valid in the
+ * call only. */
 typedef void lm_parser_sink(void *ctx, lm_part part, lm_str name, lm_str text);
-/* The formats are chosen from the model's own template and vocabulary. thinking_open: the prompt itself ended inside
- * a thinking block. parse_tools: tools were given with the request. */
-lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking, bool thinking_open, bool parse_tools, lm_err *err)
-    LM_CHECKED;
+/* The formats are chosen from the model's own template and vocabulary. thinking_open: the prompt itself ended
+ * inside a thinking block. parse_tools: tools were given with the request. */
+lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking, bool thinking_open,
+                         bool parse_tools, lm_err *err) LM_CHECKED;
 void lm_parser_close(lm_parser *p);
 void lm_parser_push(lm_parser *p, lm_str text, lm_parser_sink *sink, void *ctx);
 void lm_parser_finish(lm_parser *p, lm_parser_sink *sink, void *ctx);
 bool lm_parser_in_thinking(const lm_parser *p);
 
-/* ---- grammar ----------------------------------------------------------------------------------------------- */
+/* ---- grammar
+ * ----------------------------------------------------------------------------------------------- */
 
 /* One per model, built at the first structured request (about a second for large vocabularies). */
 typedef struct lm_grammar_factory lm_grammar_factory;
-lm_status lm_grammar_factory_open(lm_grammar_factory **out, const lm_text *t, uint32_t n_vocab, lm_err *err) LM_CHECKED;
+lm_status lm_grammar_factory_open(lm_grammar_factory **out, const lm_text *t, uint32_t n_vocab,
+                                  lm_err *err) LM_CHECKED;
 void lm_grammar_factory_close(lm_grammar_factory *f);
 
 typedef struct lm_matcher lm_matcher; /* the state of one constrained sequence */
-/* schema: a JSON Schema object as text; "" means any JSON object. LM_INVALID: not a schema, or one that cannot be enforced. */
-lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str schema, lm_err *err) LM_CHECKED;
+/* schema: a JSON Schema object as text; "" means any JSON object. LM_INVALID: not a schema, or one that
+ * cannot be enforced. */
+lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str schema,
+                          lm_err *err) LM_CHECKED;
 void lm_matcher_close(lm_matcher *m);
-/* mask: one bit a token (bit id%32 of word id/32), n_words = (n_vocab + 31) / 32; set = allowed now. A stop token is
- * allowed only when the document is complete. */
+/* mask: one bit a token (bit id%32 of word id/32), n_words = (n_vocab + 31) / 32; set = allowed now. A stop
+ * token is allowed only when the document is complete. */
 lm_status lm_matcher_mask(lm_matcher *m, uint32_t *mask, uint32_t n_words, lm_err *err) LM_CHECKED;
 lm_status lm_matcher_take(lm_matcher *m, int32_t id, lm_err *err) LM_CHECKED; /* the token that was chosen */
 bool lm_matcher_done(const lm_matcher *m); /* nothing but a stop token can follow */

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Makes tests/golden/text: tiny tokenizers with the ids that `tokenizers` gives for a set of texts, and prompts as
+transformers' own jinja2 environment renders them.
+
+    python3 tests/golden/make_text.py [--out DIR]
+
+Needs tokenizers, transformers and jinja2. The result is deterministic but for what those versions change.
+"""
+
+import argparse
+import json
+import pathlib
+
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+                        trainers)
+
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
+    "A small model answers a question about the weather in Paris and in Berlin.",
+    "She sells sea shells by the sea shore; the shells she sells are surely sea shells.",
+    "def main():\n    for i in range(10):\n        print(i, i * i)\n\nif __name__ == '__main__':\n    main()\n",
+    "int main(void) {\n\tfor (int i = 0; i < 10; i++) printf(\"%d\\n\", i);\n\treturn 0;\n}\n",
+    '{"name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}',
+    "Der Hund läuft über die Straße, während die Vögel zwitschern. Größe, Übermut, Maß.",
+    "Le garçon a mangé une pêche à côté de l'église; c'était très bon, n'est-ce pas ?",
+    "你好，世界！今天的天气怎么样？我们一起去公园吧。",
+    "これは小さなテストです。日本語の文章も必要です。",
+    "Привет, мир! Как дела сегодня?",
+    "Numbers: 1 22 333 4444 55555, 3.14159, 1e-9, 0xdeadbeef, 2026-11-23.",
+    "Don't, won't, can't, it's, I'm, we've, they'll, you'd. DON'T!",
+]
+
+TEXTS = CORPUS + [
+    "",
+    " ",
+    "   leading and trailing   ",
+    "\n\n\n",
+    "tabs\tand\r\nCRLF\r\n",
+    "a",
+    "emoji: 😀 👩‍👩‍👧 🇩🇪 ✨ and text after",
+    "combining: e\u0301 vs é, a\u0308 vs ä",
+    "zero width: a\u200bb\u200dc, bidi: \u202eabc, nul-free",
+    "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "text with <think>thoughts</think> and <tool_call>{}</tool_call> inside",
+    "<|im_start|><|im_start|> <|im_end|>x",
+    "\u2581 a literal lower one eighth block",
+    "supercalifragilisticexpialidocious" * 4,
+    "word " * 50,
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 and ﬁ ligature, ½, Ⅷ, ① and ㎏",
+    "mixed中文andEnglish，标点。",
+]
+
+QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+              r"|\s+(?!\S)|\s+")
+CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+PLAIN_TOKENS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_suffix|>",
+                "<|fim_middle|>"]
+
+
+def byte_level():
+    """As Qwen's: NFC, a split pattern, byte-level BPE, chat tokens special and think tags not."""
+    t = Tokenizer(models.BPE())
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    t.decoder = decoders.ByteLevel()
+    t.post_processor = processors.ByteLevel(trim_offsets=False)
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(
+        vocab_size=480, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    t.add_special_tokens(CHAT_TOKENS)
+    t.add_tokens([AddedToken(s, normalized=False) for s in PLAIN_TOKENS])
+    return t
+
+
+def byte_fallback():
+    """As Llama 2's and Mistral's: SentencePiece BPE, spaces as U+2581, unknown characters as bytes, BOS added."""
+    t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    t.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")  # words, in training only
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    t.train_from_iterator(CORPUS[:8], trainers.BpeTrainer(
+        vocab_size=640, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"] + bytes_, max_token_length=12))
+    # The trainer registers the byte tokens as special; they are ordinary members of the vocabulary.
+    d = json.loads(t.to_str())
+    d["pre_tokenizer"] = None
+    d["added_tokens"] = [a for a in d["added_tokens"] if not a["content"].startswith("<0x")]
+    t = Tokenizer.from_str(json.dumps(d))
+    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                   decoders.Strip(" ", 1, 0)])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    t.add_special_tokens(["[INST]", "[/INST]", "[TOOL_CALLS]"])
+    return t
+
+
+def metaspace():
+    """A Unigram model with metaspace, as T5's and older SentencePiece conversions."""
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.NFKC()
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Metaspace()
+    t.train_from_iterator(CORPUS, trainers.UnigramTrainer(
+        vocab_size=300, show_progress=False, special_tokens=["<unk>", "</s>"], unk_token="<unk>"))
+    t.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return t
+
+
+def write(path, value, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False, **how) + "\n", encoding="utf-8")
+
+
+def make_tokenizer(out, name, t):
+    where = out / name
+    where.mkdir(parents=True, exist_ok=True)
+    (where / "tokenizer.json").write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False,
+                                                     separators=(",", ":")), encoding="utf-8")
+    t = Tokenizer.from_file(str(where / "tokenizer.json"))
+    lines = []
+    for text in TEXTS:
+        ids = t.encode(text, add_special_tokens=False).ids
+        full = t.encode(text, add_special_tokens=True).ids
+        lines.append(json.dumps({
+            "text": text, "ids": ids, "special": full,
+            "decoded": t.decode(full, skip_special_tokens=False), "shown": t.decode(full, skip_special_tokens=True),
+        }, ensure_ascii=False, separators=(",", ":")))
+    (where / "cases.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "text")
+    out = p.parse_args().out
+    make_tokenizer(out, "byte_level", byte_level())
+    make_tokenizer(out, "byte_fallback", byte_fallback())
+    make_tokenizer(out, "metaspace", metaspace())
+
+
+if __name__ == "__main__":
+    main()
