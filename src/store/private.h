@@ -1,0 +1,92 @@
+/* private.h - what the files of this room share.
+ *
+ * A name on disk is a chain of directories below a place: model, namespace/model, host/namespace/model or
+ * host/namespace/model/tag (the own store writes the last form; the others are what people and tools make),
+ * or one directory of the Hugging Face cache, models--namespace--model. lm_place_walk visits them; a wanted
+ * name prunes the walk, so that looking one model up lists a few directories and stats the files of one.
+ */
+#ifndef LM_STORE_PRIVATE_H
+#define LM_STORE_PRIVATE_H
+
+#include "store/store.h"
+
+#define LM_DEFAULT_HOST "registry.ollama.ai"
+#define LM_DEFAULT_NS   "library"
+#define LM_DEFAULT_TAG  "latest"
+
+/* Limits on what a directory tree may make us do. */
+#define LM_MAX_ENTRIES 16384 /* looked at in one directory */
+#define LM_MAX_MODELS  8192  /* in one listing */
+
+/* ---- names.c */
+bool lm_name_same(const lm_name *a, const lm_name *b); /* without regard to case */
+bool lm_name_is_hub(const lm_name *n);                 /* hf.co, huggingface.co */
+/* Any directory name as a part of a model name: what the grammar does not allow becomes '-'. False: nothing
+ * is left. */
+bool lm_name_part(const char *file, bool namespace_part, char out[84]);
+
+/* ---- aliases.c */
+#define LM_MAX_CANDIDATES 8
+
+typedef struct lm_alias {
+    lm_name name;
+    lm_name repos[LM_MAX_CANDIDATES]; /* default host, namespace/model, tag latest */
+    uint32_t n_repos;
+} lm_alias;
+
+typedef struct lm_default_tag {
+    lm_name name; /* with the default tag in place of latest */
+} lm_default_tag;
+
+typedef struct lm_aliases {
+    lm_alias *items;
+    uint32_t n, room;
+    lm_default_tag *tags;
+    uint32_t n_tags, room_tags;
+} lm_aliases;
+
+/* Adds the entries of one file; an entry of the same name is replaced. LM_INVALID and LM_TOO_LARGE name file
+ * and line. */
+lm_status lm_aliases_read(lm_aliases *a, const char *path, lm_err *err) LM_CHECKED;
+void lm_aliases_release(lm_aliases *a);
+const lm_alias *lm_aliases_find(const lm_aliases *a, const lm_name *name);
+/* The tag that stands for "latest" of this name, NULL when there is none. */
+const char *lm_aliases_default_tag(const lm_aliases *a, const lm_name *name);
+/* ../share/mlx-ollama/aliases.ini, seen from the running program; the build lays the same tree. The caller
+ * frees. */
+lm_status lm_aliases_installed(char **path, lm_err *err) LM_CHECKED;
+
+/* ---- look.c: one model directory */
+/* True when dir holds a whole model; fills size, modified and, unless fast, the digest. */
+bool lm_look(const char *dir, lm_entry *out);
+/* True when dir (models--a--b) has a whole snapshot; its path in out: refs/main first, else the newest. */
+bool lm_look_hub(const char *dir, char out[1024]);
+
+/* ---- store.c */
+typedef struct lm_place {
+    char *dir;
+    bool own;
+} lm_place;
+
+struct lm_store {
+    lm_place *places; /* places[0] is the own store */
+    uint32_t n_places;
+    lm_aliases aliases;
+};
+
+/* Called for each model; entry.name is full. Return false to end the walk. */
+typedef bool lm_place_visit(void *ctx, const lm_name *name, const lm_entry *entry);
+/* want NULL: everything. Directories that are absent or unreadable are passed over. */
+void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx);
+/* As lm_store_find, but only this very name (aliases included) and without the default tag. */
+bool lm_store_find_exact(lm_store *s, const lm_name *name, lm_entry *out);
+
+/* ---- delete.c: names that the user has unlinked, one line each in OWN/.unlinked */
+typedef struct lm_tombs {
+    char *text; /* whole file, NUL-terminated */
+} lm_tombs;
+void lm_tombs_load(lm_tombs *t, const char *own_dir); /* an unreadable file holds nothing */
+void lm_tombs_release(lm_tombs *t);
+bool lm_tombs_has(const lm_tombs *t, const lm_name *name, const char *dir);
+
+#endif
