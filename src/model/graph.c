@@ -1,0 +1,78 @@
+/* The forward pass, once for all families.
+ *
+ * A layer is two halves, each added to the stream x: attention, and an MLP or a mixture of experts. Norms
+ * stand before a half (Llama), after it (OLMo 2), or on both sides (Gemma). The backend sees few, large
+ * operations: the products that share an input go together, norms and rotations of q and k are part of
+ * attention.
+ *
+ * Only rows whose logits are wanted go through the second half of the last layer, the last norm and the head:
+ * in a chunk of prefill that is one row or none. Keys and values of the last layer still need every row.
+ */
+#include "model/graph.h"
+
+static lm_tensor *norm(const lm_model *m, lm_step *s, lm_tensor *x, const lm_vector *weight) {
+    return weight ? m->backend->rms_norm(s, x, weight, m->config.norm_eps) : x;
+}
+
+/* Everything of the first half but its output product: (n_tokens, n_heads * head_dim). */
+static lm_tensor *attend(const lm_model *m, lm_step *s, const lm_layer *l, lm_tensor *x) {
+    const lm_backend *b = m->backend;
+    lm_tensor *qkv[3] = {NULL, NULL, NULL};
+
+    b->linears(s, norm(m, s, x, l->before_attention), l->qkv, l->n_qkv, qkv);
+    if (l->n_qkv == 1) {
+        uint32_t q = l->attention.n_heads * l->attention.head_dim;
+        uint32_t kv = l->attention.n_kv_heads * l->attention.head_dim;
+        lm_tensor *all = qkv[0];
+        qkv[0] = b->columns(s, all, 0, q);
+        qkv[1] = b->columns(s, all, q, kv);
+        qkv[2] = b->columns(s, all, q + kv, kv);
+    }
+    qkv[0] = norm(m, s, qkv[0], l->wide_q_norm);
+    qkv[1] = norm(m, s, qkv[1], l->wide_k_norm);
+    return b->attention(s, &l->attention, qkv[0], qkv[1], qkv[2]);
+}
+
+/* Both halves after attention: a is what it gave for the rows of x. */
+static lm_tensor *finish(const lm_model *m, lm_step *s, const lm_layer *l, lm_tensor *x, const lm_tensor *a) {
+    const lm_backend *b = m->backend;
+    float scale = m->config.residual_scale;
+    lm_tensor *y = NULL;
+
+    b->linears(s, a, &l->o, 1, &y);
+    x = b->add(s, x, norm(m, s, y, l->after_attention), scale);
+    y = norm(m, s, x, l->before_mlp);
+    y = l->is_moe ? b->moe(s, y, &l->moe) : b->mlp(s, y, &l->mlp);
+    return b->add(s, x, norm(m, s, y, l->after_mlp), scale);
+}
+
+static bool all_in_order(const uint32_t *rows, uint32_t n_rows, uint32_t n_tokens) {
+    if (n_rows != n_tokens) return false;
+    for (uint32_t i = 0; i < n_rows; i++)
+        if (rows[i] != i) return false;
+    return true;
+}
+
+lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
+                        const uint32_t *out_rows, uint32_t n_out) {
+    const lm_backend *b = m->backend;
+    uint32_t last = m->config.n_layers - 1;
+    lm_tensor *x = b->embed(s, m->embed, tokens, n_tokens, m->config.embed_scale);
+
+    for (uint32_t i = 0; i < last; i++)
+        x = b->keep(s, finish(m, s, &m->layers[i], x, attend(m, s, &m->layers[i], x)));
+
+    lm_tensor *a = attend(m, s, &m->layers[last], x);
+    if (n_out == 0) return NULL;
+    if (!all_in_order(out_rows, n_out, n_tokens)) {
+        a = b->rows(s, a, out_rows, n_out);
+        x = b->rows(s, x, out_rows, n_out);
+    }
+    x = norm(m, s, finish(m, s, &m->layers[last], x, a), m->final_norm);
+
+    lm_tensor *logits = NULL;
+    b->linears(s, x, &m->head, 1, &logits);
+    if (m->config.logit_scale != 1 || m->config.logit_cap > 0)
+        logits = b->scale(s, logits, m->config.logit_scale, m->config.logit_cap);
+    return logits;
+}

@@ -1,0 +1,57 @@
+/* graph.h (private to model/) - a model with its weights resolved: what a step walks through, and nothing by
+ * name.
+ *
+ * Every handle of the backend is found and made once, when the model is opened; a step only follows pointers
+ * and allocates nothing. */
+#ifndef LM_MODEL_GRAPH_H
+#define LM_MODEL_GRAPH_H
+
+#include "model/config.h"
+#include "model/model.h"
+
+/* One layer. NULL: the family has no such thing. */
+typedef struct lm_layer {
+    lm_attention attention;
+    const lm_linear *qkv[3]; /* q, k, v; or all three in qkv[0], n_qkv 1 */
+    uint32_t n_qkv;
+    const lm_linear *o;
+    const lm_vector *wide_q_norm, *wide_k_norm;          /* over all heads together */
+    const lm_vector *before_attention, *after_attention; /* norms of the two halves */
+    const lm_vector *before_mlp, *after_mlp;
+    bool is_moe;
+    lm_mlp mlp; /* dense layers */
+    lm_moe moe;
+} lm_layer;
+
+struct lm_model {
+    lm_config config;
+    lm_model_info info;
+    lm_weights *weights;
+    const lm_backend *backend; /* NULL while a directory is only inspected: no handles are made then */
+    lm_device *device;
+    uint32_t n_ctx, max_batch;
+
+    const lm_linear *embed, *head; /* the same when tied */
+    const lm_vector *final_norm;
+    lm_layer *layers; /* (n_layers) */
+    lm_rope ropes[LM_ROPE_COUNT];
+    float inv_freq[LM_ROPE_COUNT][LM_MAX_HEAD_DIM / 2];
+
+    lm_linear **linears; /* all handles, to be freed */
+    uint32_t n_linears, room_linears;
+    lm_vector **vectors;
+    uint32_t n_vectors, room_vectors;
+
+    float *logits; /* of the last step, (logits_room) floats; grows with the rows asked for */
+    size_t logits_room;
+};
+
+/* Finds every weight that the config asks for, checks its shape and makes the backend's handles; counts
+ * parameters into m->info. LM_CORRUPT names what is missing. */
+lm_status lm_model_bind(lm_model *m, lm_err *err) LM_CHECKED;
+
+/* The forward pass: the logits of out_rows, (n_out, n_vocab); NULL when n_out is 0. */
+lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
+                        const uint32_t *out_rows, uint32_t n_out);
+
+#endif

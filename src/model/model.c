@@ -1,0 +1,231 @@
+/* Opening a model directory, what is known of it, and one step. The graph itself is graph.c. */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/graph.h"
+
+enum { KV_SLACK_TOKENS = 256 }; /* a sequence's last page is partly used, and a fork copies one */
+
+/* ---- sizes */
+
+/* The reference kernels keep keys and values as f32, all others as f16. */
+static uint64_t kv_bytes_per_token(const lm_config *c, const char *features) {
+    uint64_t element = features && !strcmp(features, "reference") ? 4 : 2;
+    return 2 * element * c->n_layers * c->n_kv_heads * c->head_dim;
+}
+
+static uint64_t kv_bytes(const lm_config *c, const lm_model_config *config) {
+    uint64_t tokens = ((uint64_t)config->n_ctx + KV_SLACK_TOKENS - 1) / KV_SLACK_TOKENS * KV_SLACK_TOKENS;
+    return (tokens + KV_SLACK_TOKENS) * config->n_parallel * kv_bytes_per_token(c, config->features);
+}
+
+/* What one layer's activations and the logits take at most: the backend frees the rest as it goes. */
+static uint64_t scratch_bytes(const lm_config *c, const lm_model_config *config) {
+    uint64_t heads = (uint64_t)(2 * c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
+    uint64_t ffn = c->n_experts ? (uint64_t)c->top_k * c->expert_ffn : c->ffn;
+    if (c->ffn > ffn) ffn = c->ffn;
+    uint64_t row = 6 * (uint64_t)c->width + heads + 3 * ffn;
+    return (row * config->max_batch + 2 * (uint64_t)c->n_vocab * config->n_parallel) * sizeof(float);
+}
+
+static lm_status check_config(const lm_model_config *config, lm_err *err) {
+    if (config->n_ctx == 0 || config->n_ctx > LM_MAX_CONTEXT || config->n_parallel == 0 ||
+        config->n_parallel > 4096 || config->max_batch == 0 || config->max_batch > 65536)
+        return lm_fail(err, LM_INVALID,
+                       "context %u, %u sequences, batch %u: the limits are 1 to %d, 1 to 4096 and 1 to 65536",
+                       config->n_ctx, config->n_parallel, config->max_batch, LM_MAX_CONTEXT);
+    return LM_OK;
+}
+
+/* ---- life */
+
+static void fill_info(lm_model *m) {
+    const lm_config *c = &m->config;
+    lm_model_info *i = &m->info;
+    lm_view v;
+
+    snprintf(i->family, sizeof i->family, "%s", c->type);
+    i->n_layers = c->n_layers;
+    i->width = c->width;
+    i->n_heads = c->n_heads;
+    i->n_kv_heads = c->n_kv_heads;
+    i->head_dim = c->head_dim;
+    i->n_vocab = c->n_vocab;
+    i->n_ctx_train = c->n_ctx_train;
+    i->n_experts = c->n_experts;
+    i->window = c->window;
+    i->kv_bytes_per_token = kv_bytes_per_token(c, NULL);
+    i->weight_bytes = 0;
+    for (uint32_t n = 0; n < lm_weights_count(m->weights); n++) {
+        const char *name = lm_weights_name(m->weights, n, &v);
+        if (!strncmp(name, "vision_tower.", 13) || !strncmp(name, "multi_modal_projector.", 22)) continue;
+        i->weight_bytes += v.bytes;
+    }
+}
+
+/* Config and weights found and checked; handles too when a backend and a device are set. */
+static lm_status load(lm_model *m, const char *dir, lm_err *err) {
+    lm_status st = lm_config_load(&m->config, dir, err);
+    if (st == LM_OK) st = lm_weights_open(&m->weights, dir, err);
+    if (st != LM_OK) return st;
+    m->layers = lm_try_alloc(m->config.n_layers, sizeof *m->layers);
+    if (!m->layers) return lm_fail(err, LM_NO_MEMORY, "no memory for %u layers", m->config.n_layers);
+    fill_info(m);
+    return LM_OK;
+}
+
+static lm_status open_device(lm_model *m, const lm_model_config *config, lm_err *err) {
+    const lm_config *c = &m->config;
+    lm_device_config d = {
+        .n_threads = config->n_threads,
+        .features = config->features,
+        .kv_bytes = kv_bytes(c, config),
+        .max_batch = config->max_batch,
+        .kv = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim},
+    };
+    return m->backend->open(&m->device, &d, err);
+}
+
+lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir,
+                        const lm_model_config *config, lm_err *err) {
+    lm_status st = check_config(config, err);
+    if (st != LM_OK) return st;
+    lm_model *m = lm_alloc(sizeof *m);
+    m->backend = backend;
+    m->n_ctx = config->n_ctx;
+    m->max_batch = config->max_batch;
+    st = load(m, dir, err);
+    if (st == LM_OK) st = open_device(m, config, err);
+    if (st != LM_OK) goto done;
+    for (int i = 0; i < LM_ROPE_COUNT; i++)
+        if (i == LM_ROPE_GLOBAL || m->config.local_rope)
+            lm_rope_make(&m->config.ropes[i], m->n_ctx, m->inv_freq[i], &m->ropes[i]);
+    st = lm_model_bind(m, err);
+    if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
+done:
+    if (st == LM_OK)
+        *out = m;
+    else
+        lm_model_close(m);
+    return st;
+}
+
+void lm_model_close(lm_model *m) {
+    if (!m) return;
+    for (uint32_t i = 0; i < m->n_linears; i++) m->backend->linear_free(m->linears[i]);
+    for (uint32_t i = 0; i < m->n_vectors; i++) m->backend->vector_free(m->vectors[i]);
+    if (m->backend) m->backend->close(m->device);
+    lm_weights_close(m->weights);
+    lm_config_release(&m->config);
+    free(m->linears);
+    free(m->vectors);
+    free(m->layers);
+    free(m->logits);
+    free(m);
+}
+
+lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
+    lm_model *m = lm_alloc(sizeof *m);
+    lm_status st = load(m, dir, err);
+    if (st == LM_OK) {
+        st = lm_model_bind(m, err);
+        if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
+    }
+    if (st == LM_OK) *out = m->info;
+    lm_model_close(m);
+    return st;
+}
+
+lm_status lm_model_estimate(const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) {
+    lm_status st = check_config(config, err);
+    if (st != LM_OK) return st;
+    lm_model *m = lm_alloc(sizeof *m);
+    st = load(m, dir, err);
+    if (st == LM_OK)
+        *bytes = m->info.weight_bytes + kv_bytes(&m->config, config) + scratch_bytes(&m->config, config);
+    lm_model_close(m);
+    return st;
+}
+
+const lm_model_info *lm_model_get_info(const lm_model *m) {
+    return &m->info;
+}
+
+const lm_backend *lm_model_backend(const lm_model *m) {
+    return m->backend;
+}
+
+lm_device *lm_model_device(const lm_model *m) {
+    return m->device;
+}
+
+/* ---- a step */
+
+/* Everything that can be wrong with the caller's numbers, before a sequence is touched. */
+static lm_status check_step(const lm_model *m, const lm_slice *slices, uint32_t n_slices,
+                            const int32_t *tokens, const uint32_t *out_rows, uint32_t n_out,
+                            uint32_t *n_tokens, lm_err *err) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < n_slices; i++) {
+        uint32_t before = m->backend->seq_len(slices[i].seq);
+        for (uint32_t j = 0; j < i; j++)
+            if (slices[j].seq == slices[i].seq)
+                return lm_fail(err, LM_INVALID, "one sequence is in two slices of a step");
+        if (slices[i].n_tokens == 0) return lm_fail(err, LM_INVALID, "a slice of no tokens");
+        if ((uint64_t)before + slices[i].n_tokens > m->n_ctx)
+            return lm_fail(err, LM_INVALID, "%u tokens after %u don't fit the context of %u",
+                           slices[i].n_tokens, before, m->n_ctx);
+        n += slices[i].n_tokens;
+    }
+    if (n == 0 || n > m->max_batch)
+        return lm_fail(err, LM_INVALID, "a step of %llu tokens, 1 to %u are allowed", (unsigned long long)n,
+                       m->max_batch);
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= m->config.n_vocab)
+            return lm_fail(err, LM_INVALID, "token %d is not in the vocabulary of %u", tokens[i],
+                           m->config.n_vocab);
+    if (n_out > n) return lm_fail(err, LM_INVALID, "logits of %u rows of %llu", n_out, (unsigned long long)n);
+    for (uint32_t i = 0; i < n_out; i++)
+        if (out_rows[i] >= n)
+            return lm_fail(err, LM_INVALID, "logits of row %u of %llu", out_rows[i], (unsigned long long)n);
+    *n_tokens = (uint32_t)n;
+    return LM_OK;
+}
+
+static lm_status logits_room(lm_model *m, uint32_t n_out, lm_err *err) {
+    size_t need = (size_t)n_out * m->config.n_vocab;
+    if (need <= m->logits_room) return LM_OK;
+    float *bigger = lm_try_alloc(need, sizeof *bigger);
+    if (!bigger)
+        return lm_fail(err, LM_NO_MEMORY, "no memory for %u rows of %u logits", n_out, m->config.n_vocab);
+    free(m->logits);
+    m->logits = bigger;
+    m->logits_room = need;
+    return LM_OK;
+}
+
+lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                        const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+    const lm_backend *b = m->backend;
+    lm_step *s = NULL;
+    uint32_t n_tokens = 0;
+    lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, &n_tokens, err);
+    if (st == LM_OK) st = logits_room(m, n_out, err);
+    for (uint32_t i = 0; i < n_slices && st == LM_OK; i++)
+        st = b->seq_reserve(slices[i].seq, slices[i].n_tokens, err);
+    if (st == LM_OK) st = b->begin(m->device, slices, n_slices, &s, err);
+    if (st != LM_OK) return st;
+
+    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
+    const float *numbers = x ? b->read(s, x) : NULL;
+    /* The backend's numbers end with the step, the caller's live until the next one. */
+    if (numbers) memcpy(m->logits, numbers, (size_t)n_out * m->config.n_vocab * sizeof *numbers);
+    bool lost = n_out && !numbers;
+    st = b->end(s, lost, err);
+    if (st == LM_OK && lost) st = lm_fail(err, LM_INTERNAL, "the backend gave no logits");
+    if (st == LM_OK) *logits = n_out ? m->logits : NULL;
+    return st;
+}
