@@ -6,14 +6,15 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "text/rust.h"
+#include "text/private.h"
 
 /* The largest in use (262k tokens, written out with merges) is 33 MB. */
 #define MAX_TOKENIZER_BYTES (192u << 20)
 
 struct lm_tokenizer {
     lmr_tok *rust;
-    lmr_table table; /* borrowed from rust */
+    lmr_table table;  /* borrowed from rust */
+    uint32_t longest; /* bytes of the longest token */
 };
 
 lm_status lm_rust_status(int code, const char *text, lm_err *err) {
@@ -75,6 +76,10 @@ lm_status lm_tokenizer_open(lm_tokenizer **out, const char *dir, lm_err *err) {
     lm_tokenizer *t = lm_alloc(sizeof *t);
     t->rust = rust;
     t->table = lmr_tok_table(rust);
+    for (uint32_t i = 0; i < t->table.n; i++) {
+        uint32_t n = t->table.offsets[i + 1] - t->table.offsets[i];
+        if (n > t->longest) t->longest = n;
+    }
     *out = t;
 done:
     lm_map_close(&map);
@@ -141,4 +146,12 @@ int32_t lm_tokenizer_id(const lm_tokenizer *t, lm_str token) {
 
 uint32_t lm_tokenizer_size(const lm_tokenizer *t) {
     return t->table.n;
+}
+
+uint32_t lm_tokenizer_longest(const lm_tokenizer *t) {
+    return t->longest;
+}
+
+const lmr_tok *lm_tokenizer_rust(const lm_tokenizer *t) {
+    return t->rust;
 }
