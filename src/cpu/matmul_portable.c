@@ -98,7 +98,6 @@ void lm_matmul_portable(const lm_matrix *w, uint32_t expert, const void *acts, s
 }
 
 /* Enough for a row as floats with its scales, and for the tiles of the vector kernels. */
- * more. */
 size_t lm_matmul_scratch(uint32_t cols) {
     return (size_t)lm_round_up(cols, 64) * sizeof(float) * 8 + 262144;
 }
