@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN 64
+#define ALIGN       64
 #define FIRST_CHUNK (256 * 1024)
 
 static bool add_chunk(lm_arena *a, size_t bytes) {
@@ -32,7 +32,9 @@ void *lm_arena_take(lm_arena *a, size_t bytes) {
     return p;
 }
 
-lm_arena_mark lm_arena_mark_now(const lm_arena *a) { return (lm_arena_mark){a->at, a->used}; }
+lm_arena_mark lm_arena_mark_now(const lm_arena *a) {
+    return (lm_arena_mark){a->at, a->used};
+}
 
 void lm_arena_back(lm_arena *a, lm_arena_mark mark) {
     a->at = mark.at;

@@ -1,7 +1,8 @@
 /* arena.h (private to cpu/) - a step's memory: taken in order, given back all at once or down to a mark.
  *
- * Memory is never moved, and is kept from step to step: after the first steps of a kind nothing is asked of the system any
- * more. When a step needed several chunks, the next reset makes one of them. Everything is aligned to 64 bytes.
+ * Memory is never moved, and is kept from step to step: after the first steps of a kind nothing is asked of
+ * the system any more. When a step needed several chunks, the next reset makes one of them. Everything is
+ * aligned to 64 bytes.
  */
 #ifndef LM_CPU_ARENA_H
 #define LM_CPU_ARENA_H
@@ -16,9 +17,9 @@ typedef struct lm_arena {
         size_t size;
     } chunks[LM_ARENA_CHUNKS];
     uint32_t n_chunks;
-    uint32_t at;   /* chunk in use */
-    size_t used;   /* bytes of it */
-    size_t total;  /* bytes of all chunks */
+    uint32_t at;  /* chunk in use */
+    size_t used;  /* bytes of it */
+    size_t total; /* bytes of all chunks */
 } lm_arena;
 
 typedef struct lm_arena_mark {

@@ -1,8 +1,8 @@
 /* device.h (private to cpu/) - what lies behind tensor.h's handles.
  *
- * A device owns a pool of threads, a scratch area for each of them, two arenas and the pages of keys and values. Activations are f32,
- * rows of `width` floats `stride` apart, in the `layer` arena that `keep` takes back; what the whole step needs (slices, cosines) is
- * in the `step` arena.
+ * A device owns a pool of threads, a scratch area for each of them, two arenas and the pages of keys and
+ * values. Activations are f32, rows of `width` floats `stride` apart, in the `layer` arena that `keep` takes
+ * back; what the whole step needs (slices, cosines) is in the `step` arena.
  */
 #ifndef LM_CPU_DEVICE_H
 #define LM_CPU_DEVICE_H
@@ -39,13 +39,12 @@ typedef struct lm_act {
 struct lm_tensor {
     float *data;
     uint32_t n_rows, width;
-    size_t stride;      /* floats from row to row */
-    lm_tensor *owner;   /* whose memory it is: itself, or of what it is columns of */
-    uint32_t version;   /* of the owner's numbers: raised by each op that writes into it */
-    lm_act *acts;
+    size_t stride;     /* floats from row to row */
+    uint32_t *version; /* of the numbers, shared with the views of them: raised by each op that writes */
+    lm_act **acts;     /* list of prepared forms */
 };
 
-/* One piece of arithmetic of a step's batch: where its row comes from. */
+/* Where a row of the batch belongs. */
 typedef struct lm_row {
     uint32_t slice;
     uint32_t position; /* in its sequence */
@@ -64,12 +63,12 @@ struct lm_step {
     lm_slice *slices;
     uint32_t *first_row; /* (n_slices) */
     uint32_t n_slices;
-    lm_row *rows;        /* (n_rows) */
+    lm_row *rows; /* (n_rows) */
     uint32_t n_rows;
     lm_turns *turns;
     bool failed;
     lm_err err;
-    lm_arena_mark mark; /* of the layer arena: what `keep` goes back to */
+    lm_tensor *kept; /* where `keep` puts what goes on, in the step arena; NULL before the first */
 };
 
 struct lm_device {
@@ -78,32 +77,64 @@ struct lm_device {
     uint32_t n_threads;
     uint32_t max_batch;
     char description[64];
-    uint8_t *scratch;      /* (n_threads, scratch_bytes) */
-    size_t scratch_bytes;  /* of one thread; grows with the weights that are made, never within a step */
+    uint8_t *scratch;     /* (n_threads, scratch_bytes) */
+    size_t scratch_bytes; /* of one thread; grows with the weights that are made, never within a step */
     lm_arena step_arena, layer_arena;
     lm_kv kv;
     uint64_t weight_bytes;
-    uint32_t n_handles;    /* weights and vectors alive */
-    lm_step step;          /* the one in progress */
+    uint32_t n_handles; /* weights and vectors alive */
+    lm_step step;       /* the one in progress */
     bool in_step;
 };
 
 /* -- step.c */
 void lm_step_fail(lm_step *s, lm_status st, const char *format, ...) LM_PRINTF(3, 4);
-void *lm_step_take(lm_step *s, size_t bytes); /* from the layer arena; NULL: the step has failed */
+void *lm_step_take(lm_step *s, size_t bytes);      /* from the layer arena; NULL: the step has failed */
 void *lm_step_take_kept(lm_step *s, size_t bytes); /* until the step's end */
 lm_tensor *lm_step_tensor(lm_step *s, uint32_t n_rows, uint32_t width);
-void lm_tensor_changed(lm_tensor *t); /* after writing into it: prepared forms are stale */
+/* The rows of x in the form that `kind` says, made at the first call after x has changed. NULL: the step has
+ * failed. */
+const lm_act *lm_step_acts(lm_step *s, const lm_tensor *x, uint32_t kind);
 uint8_t *lm_thread_scratch(const lm_device *dev, uint32_t thread);
-/* Runs rows [0, n_rows) of a job that does a few operations per element: on the calling thread when it is little. */
+/* Runs rows [0, n_rows) of a job that does a few operations per element: on the calling thread when it is
+ * little. */
 typedef void lm_rows_job(void *arg, uint32_t row0, uint32_t row1, uint32_t thread);
 void lm_run_rows(lm_device *dev, lm_rows_job *job, void *arg, uint32_t n_rows, size_t row_floats);
+
+lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err);
+lm_status lm_op_end(lm_step *s, bool abandon, lm_err *err);
+lm_tensor *lm_op_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps);
+lm_tensor *lm_op_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);
+lm_tensor *lm_op_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n);
+lm_tensor *lm_op_keep(lm_step *s, lm_tensor *x);
+lm_tensor *lm_op_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
+lm_tensor *lm_op_scale(lm_step *s, lm_tensor *x, float scale, float cap);
+const float *lm_op_read(lm_step *s, const lm_tensor *x);
 
 /* -- device.c */
 /* Grows every thread's scratch to at least `bytes`. Only between steps. */
 lm_status lm_device_scratch(lm_device *dev, size_t bytes, lm_err *err) LM_CHECKED;
 
 /* -- products.c */
+/* y = acts · Wᵀ + bias for the rows [first, first + n) of W, or act(gate) * up of two such (up != NULL). */
+typedef struct lm_product {
+    const lm_linear *w, *up;
+    uint32_t first, up_first; /* multiples of the kernels' matmul_step */
+    uint32_t n;
+    uint32_t expert;
+    const uint8_t *acts, *up_acts;
+    size_t act_stride, up_act_stride;
+    uint32_t n_rows;
+    lm_glu act;
+    float *y; /* (n_rows, y_stride), column 0 is row `first` of W */
+    size_t y_stride;
+    /* filled in by lm_run_products */
+    uint32_t piece, n_pieces, first_piece;
+} lm_product;
+void lm_run_products(lm_step *s, lm_product *list, uint32_t n);
+/* Fills in w, up and the like of act(gate) * up for a model's mlp; false: the step has failed. */
+bool lm_glu_product(lm_step *s, const lm_mlp *m, lm_product *out);
+
 lm_tensor *lm_op_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);
 void lm_op_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out);
 lm_tensor *lm_op_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m);

@@ -13,9 +13,10 @@
 #define KEEP_BYTES (32u << 20)
 
 lm_status lm_kv_open(lm_kv *kv, lm_kv_shape shape, bool f32, uint64_t bytes, lm_err *err) {
-    if (!shape.n_layers || !shape.n_kv_heads || !shape.head_dim || shape.n_layers > 4096 || shape.n_kv_heads > 4096 ||
-        shape.head_dim > 4096)
-        return lm_fail(err, LM_INVALID, "a cache of %u layers, %u kv heads of %u elements: each must be 1 to 4096",
+    if (!shape.n_layers || !shape.n_kv_heads || !shape.head_dim || shape.n_layers > 4096 ||
+        shape.n_kv_heads > 4096 || shape.head_dim > 4096)
+        return lm_fail(err, LM_INVALID,
+                       "a cache of %u layers, %u kv heads of %u elements: each must be 1 to 4096",
                        shape.n_layers, shape.n_kv_heads, shape.head_dim);
     uint32_t element = f32 ? 4 : 2;
     uint64_t system_page = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -23,19 +24,23 @@ lm_status lm_kv_open(lm_kv *kv, lm_kv_shape shape, bool f32, uint64_t bytes, lm_
     page = (page + system_page - 1) / system_page * system_page;
     uint64_t n_pages = bytes / page;
     if (n_pages == 0)
-        return lm_fail(err, LM_NO_MEMORY, "%llu bytes for keys and values hold not even one page of %llu; give more memory",
+        return lm_fail(err, LM_NO_MEMORY,
+                       "%llu bytes for keys and values hold not even one page of %llu; give more memory",
                        (unsigned long long)bytes, (unsigned long long)page);
     if (n_pages > UINT32_MAX / 2) n_pages = UINT32_MAX / 2;
     if (n_pages * page > SIZE_MAX / 2)
-        return lm_fail(err, LM_NO_MEMORY, "%llu bytes for keys and values are beyond this machine's addresses",
+        return lm_fail(err, LM_NO_MEMORY,
+                       "%llu bytes for keys and values are beyond this machine's addresses",
                        (unsigned long long)bytes);
 
     uint32_t *lists = lm_try_alloc(n_pages, 2 * sizeof(uint32_t));
-    void *base = lists ? mmap(NULL, n_pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    void *base = lists ? mmap(NULL, n_pages * page, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
                        : MAP_FAILED;
     if (base == MAP_FAILED) {
         free(lists);
-        return lm_fail(err, LM_NO_MEMORY, "the system will not reserve %llu bytes for keys and values; lower num_ctx",
+        return lm_fail(err, LM_NO_MEMORY,
+                       "the system will not reserve %llu bytes for keys and values; lower num_ctx",
                        (unsigned long long)(n_pages * page));
     }
     *kv = (lm_kv){.shape = shape,
@@ -57,7 +62,9 @@ void lm_kv_close(lm_kv *kv) {
     memset(kv, 0, sizeof *kv);
 }
 
-uint64_t lm_kv_used(const lm_kv *kv) { return (uint64_t)(kv->n_pages - kv->n_free) * kv->page_bytes; }
+uint64_t lm_kv_used(const lm_kv *kv) {
+    return (uint64_t)(kv->n_pages - kv->n_free) * kv->page_bytes;
+}
 
 static uint32_t take_page(lm_kv *kv) {
     uint32_t page = kv->free[--kv->n_free];
@@ -80,7 +87,9 @@ static void drop_page(lm_kv *kv, uint32_t page) {
     kv->free[lowest] = page;
 }
 
-static uint32_t pages_for(uint64_t n_tokens) { return (uint32_t)((n_tokens + LM_KV_PAGE - 1) / LM_KV_PAGE); }
+static uint32_t pages_for(uint64_t n_tokens) {
+    return (uint32_t)((n_tokens + LM_KV_PAGE - 1) / LM_KV_PAGE);
+}
 
 /* Copies the first n_tokens of a page, every layer and head. */
 static void copy_tokens(lm_kv *kv, uint32_t to, uint32_t from, uint32_t n_tokens) {
@@ -130,8 +139,8 @@ void lm_kv_seq_trim(lm_seq *seq, uint32_t n_tokens) {
 }
 
 static lm_status too_few(const lm_kv *kv, uint32_t need, lm_err *err) {
-    return lm_fail(err, LM_BUSY, "the cache needs %u more pages of %d tokens, %u of %u are free", need, LM_KV_PAGE, kv->n_free,
-                   kv->n_pages);
+    return lm_fail(err, LM_BUSY, "the cache needs %u more pages of %d tokens, %u of %u are free", need,
+                   LM_KV_PAGE, kv->n_free, kv->n_pages);
 }
 
 lm_status lm_kv_seq_fork(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err) {
@@ -172,11 +181,13 @@ lm_status lm_kv_seq_reserve(lm_seq *seq, uint32_t n_tokens, lm_err *err) {
     LM_ASSERT(!seq->in_step);
     if (n_tokens == 0) return LM_OK;
     uint64_t len = (uint64_t)seq->len + n_tokens;
-    if (len > INT32_MAX) return lm_fail(err, LM_TOO_LARGE, "a sequence of %llu tokens", (unsigned long long)len);
+    if (len > INT32_MAX)
+        return lm_fail(err, LM_TOO_LARGE, "a sequence of %llu tokens", (unsigned long long)len);
     uint32_t want = pages_for(len);
     uint32_t need = (want > seq->n_pages ? want - seq->n_pages : 0) + must_copy(seq);
     if (need > kv->n_free) return too_few(kv, need, err);
-    if (!grow_table(seq, want)) return lm_fail(err, LM_NO_MEMORY, "no memory for a sequence of %u pages", want);
+    if (!grow_table(seq, want))
+        return lm_fail(err, LM_NO_MEMORY, "no memory for a sequence of %u pages", want);
     if (must_copy(seq)) {
         uint32_t *last = &seq->pages[seq->len / LM_KV_PAGE];
         uint32_t page = take_page(kv);

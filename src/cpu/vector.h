@@ -1,0 +1,25 @@
+/* vector.h (private to cpu/) - the part of lm_kernels that is not products: one set of functions per feature
+ * set, the tables kernels_*.c pick from here. kernels.h says what each promises. Nothing needs alignment or a
+ * multiple of anything.
+ *
+ * Exactness: the reference uses the C library's expf, tanhf and erff. The others use a polynomial e^x within
+ * 2 ulp (4 for results below 2^-120, where it goes to 0 early), and what is built from it is within 1e-6 of
+ * the reference, relative, or 1e-7 absolute.
+ */
+#ifndef LM_CPU_VECTOR_H
+#define LM_CPU_VECTOR_H
+
+#include "kernels.h"
+
+#define LM_VECTOR_SET(name)                                                                                  \
+    void lm_rms_norm_##name(const float *x, const float *weight, uint32_t n, float eps, float *out);         \
+    void lm_add_scaled_##name(float *x, const float *y, float scale, uint32_t n);                            \
+    void lm_glu_##name(lm_glu act, const float *gate, const float *up, uint32_t n, float *out);              \
+    void lm_rope_##name(float *x, uint32_t n_dims, bool interleaved, const float *cos_sin);                  \
+    void lm_to_f16_##name(const float *x, uint32_t n, uint16_t *out);                                        \
+    void lm_attend_##name(const float *q, uint32_t n_q, const void *k, const void *v, uint32_t n_keys,       \
+                          uint32_t head_dim, float softcap, float *m, float *l, float *acc, float *scratch)
+
+LM_VECTOR_SET(reference);
+
+#endif
