@@ -21,7 +21,7 @@
 #define MAX_BYTES   (1u << 20)
 #define MAX_ALIASES 8192
 
-enum section { NO_SECTION, ALIASES, DEFAULT_TAGS };
+enum ini_section { NO_SECTION, ALIASES, DEFAULT_TAGS };
 
 static lm_str take_line(lm_str *rest) {
     const char *end = memchr(rest->ptr, '\n', rest->len);
@@ -104,7 +104,7 @@ static lm_status add_default_tag(lm_aliases *a, lm_str key, lm_str value, lm_err
     return LM_OK;
 }
 
-static lm_status add_line(lm_aliases *a, lm_str line, enum section *section, lm_err *err) {
+static lm_status add_line(lm_aliases *a, lm_str line, enum ini_section *section, lm_err *err) {
     lm_str key, value;
 
     if (line.len == 0 || line.ptr[0] == '#' || line.ptr[0] == ';') return LM_OK;
@@ -132,7 +132,7 @@ lm_status lm_aliases_read(lm_aliases *a, const char *path, lm_err *err) {
     lm_buf text;
     lm_buf_init(&text, MAX_BYTES);
     lm_status st = lm_file_read(path, MAX_BYTES, &text, err);
-    enum section section = NO_SECTION;
+    enum ini_section section = NO_SECTION;
     lm_str rest = lm_buf_view(&text);
     if (lm_str_starts(rest, LM_STR("\xef\xbb\xbf"))) rest = (lm_str){rest.ptr + 3, rest.len - 3};
 
