@@ -135,7 +135,7 @@ static bool read_layer_types(lm_config *c, lm_reader *r, uint32_t window) {
 static void read_layers(lm_config *c, lm_reader *r) {
     bool off = json_is_false(json_object_get(r->o, "use_sliding_window"));
     bool on = json_is_true(json_object_get(r->o, "use_sliding_window"));
-    uint32_t window = lm_read_u32(r, "sliding_window", 1, LM_MAX_CONTEXT, 0);
+    uint32_t window = lm_read_u32(r, "sliding_window", 0, LM_MAX_CONTEXT, 0);
     if (!window && json_object_get(r->o, "sliding_window") == NULL) window = c->family->absent.window;
     uint32_t pattern = lm_read_u32(r, "sliding_window_pattern", 1, LM_MAX_LAYERS, 6);
     uint32_t upper_from = lm_read_u32(r, "max_window_layers", 0, LM_MAX_CONTEXT, 0);

@@ -1,0 +1,265 @@
+/* Every family against mlx-lm: logits and greedy tokens of tiny models made by tests/golden/make_models.py.
+ *
+ * The directory of models is named by LM_GOLDEN_MODELS. Tolerances are relative to the largest expected
+ * logit. */
+#include "base/test.h"
+
+#include <math.h>
+
+#include "cpu/cpu.h"
+#include "model/model.h"
+
+enum { PROMPT = 40, GREEDY = 12, MIDDLE = PROMPT / 2, N_CTX = 64 };
+
+#define EXACT 1e-4 /* the reference kernels: f32 sums in another order, 6e-6 seen */
+#define FAST                                                                                                 \
+    6e-2 /* 8-bit activations, f16 keys and values; on random weights errors add up more than on trained     \
+            ones */
+
+/* A mixture's router may choose another expert when two are nearly equal. */
+#define FAST_MOE 3e-1
+
+typedef struct golden {
+    char name[64];
+    const int32_t *tokens; /* (PROMPT + GREEDY) */
+    const float *logits;   /* (2, n_vocab): after MIDDLE + 1 tokens, after PROMPT */
+    uint32_t n_vocab;
+    float largest;
+} golden;
+
+static const char *models_dir(void) {
+    const char *dir = getenv("LM_GOLDEN_MODELS");
+    if (!dir || !*dir) {
+        fail_msg("LM_GOLDEN_MODELS is not set. Make the models first (python3 with numpy):\n"
+                 "  python3 " LM_SOURCE_DIR "/tests/golden/make_models.py build/golden && export "
+                 "LM_GOLDEN_MODELS=$PWD/build/golden");
+    }
+    return dir;
+}
+
+/* Case i of the file of expectations, false after the last. */
+static bool next_case(const lm_weights *w, uint32_t *i, golden *g) {
+    for (; *i < lm_weights_count(w); (*i)++) {
+        lm_view v, tokens;
+        const char *name = lm_weights_name(w, *i, &v);
+        const char *dot = strrchr(name, '.');
+        if (!dot || strcmp(dot, ".logits")) continue;
+        char of_tokens[96];
+        snprintf(g->name, sizeof g->name, "%.*s", (int)(dot - name), name);
+        snprintf(of_tokens, sizeof of_tokens, "%s.tokens", g->name);
+        assert_true(lm_weights_find(w, of_tokens, &tokens));
+        assert_int_equal(tokens.dims[0], PROMPT + GREEDY);
+        g->tokens = tokens.data;
+        g->logits = v.data;
+        g->n_vocab = (uint32_t)v.dims[1];
+        g->largest = 0;
+        for (uint64_t n = 0; n < 2ull * g->n_vocab; n++) g->largest = fmaxf(g->largest, fabsf(g->logits[n]));
+        (*i)++;
+        return true;
+    }
+    return false;
+}
+
+static lm_weights *expectations(void) {
+    lm_weights *w = NULL;
+    lm_err err = {0};
+    expect_ok(lm_weights_open(&w, LM_SOURCE_DIR "/tests/golden/models", &err), err);
+    return w;
+}
+
+static lm_model *open_case(const golden *g, const char *features, uint32_t n_threads) {
+    lm_model *m = NULL;
+    lm_err err = {0};
+    char dir[1024];
+    lm_model_config config = {
+        .n_threads = n_threads, .features = features, .n_ctx = N_CTX, .n_parallel = 4, .max_batch = 64};
+    snprintf(dir, sizeof dir, "%s/%s", models_dir(), g->name);
+    lm_status st = lm_model_open(&m, &lm_cpu_backend, dir, &config, &err);
+    if (st == LM_NOT_FOUND)
+        fail_msg("%s\nMake the models: python3 " LM_SOURCE_DIR "/tests/golden/make_models.py %s", err.text,
+                 models_dir());
+    expect_ok(st, err);
+    return m;
+}
+
+static lm_seq *open_seq(lm_model *m) {
+    lm_seq *seq = NULL;
+    lm_err err = {0};
+    expect_ok(lm_model_backend(m)->seq_open(lm_model_device(m), &seq, &err), err);
+    return seq;
+}
+
+static const float *step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                         const uint32_t *rows, uint32_t n_rows) {
+    const float *logits = NULL;
+    lm_err err = {0};
+    expect_ok(lm_model_step(m, slices, n_slices, tokens, rows, n_rows, &logits, &err), err);
+    return logits;
+}
+
+/* Largest difference, relative; NaN counts as infinite. */
+static double distance(const golden *g, const float *got, const float *want) {
+    double most = 0;
+    for (uint32_t i = 0; i < g->n_vocab; i++) {
+        double d = fabs((double)got[i] - want[i]);
+        if (!(d <= most)) most = isfinite(d) ? d : (double)INFINITY;
+    }
+    return most / g->largest;
+}
+
+static int32_t best(const float *logits, uint32_t n) {
+    uint32_t at = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[at]) at = i;
+    return (int32_t)at;
+}
+
+static bool is_moe(const lm_model *m) {
+    return lm_model_get_info(m)->n_experts > 0;
+}
+
+/* The whole prompt in one step, then greedy tokens one by one. Returns what is wrong, or 0. */
+static int check_case(const golden *g, const char *features, double tolerance, bool greedy) {
+    lm_model *m = open_case(g, features, 2);
+    lm_seq *seq = open_seq(m);
+    uint32_t rows[2] = {MIDDLE, PROMPT - 1};
+    lm_slice slice = {seq, PROMPT};
+    int bad = 0;
+
+    if (is_moe(m) && tolerance > EXACT) tolerance = FAST_MOE;
+    assert_int_equal(lm_model_get_info(m)->n_vocab, g->n_vocab);
+    const float *logits = step(m, &slice, 1, g->tokens, rows, 2);
+    double off =
+        fmax(distance(g, logits, g->logits), distance(g, logits + g->n_vocab, g->logits + g->n_vocab));
+    if (off > tolerance) {
+        print_error("%s with %s: logits are off by %.2e, %.0e is allowed\n", g->name, features, off,
+                    tolerance);
+        bad = 1;
+    } else if (getenv("LM_GOLDEN_SHOW")) {
+        print_message("%s with %s: %.2e\n", g->name, features, off);
+    }
+    const float *last = logits + g->n_vocab;
+    for (int i = 0; greedy && i < GREEDY; i++) {
+        int32_t token = best(last, g->n_vocab);
+        uint32_t row = 0;
+        if (token != g->tokens[PROMPT + i]) {
+            print_error("%s with %s: token %d is %d, mlx-lm's is %d\n", g->name, features, i, token,
+                        g->tokens[PROMPT + i]);
+            bad = 1;
+            break;
+        }
+        last = step(m, &(lm_slice){seq, 1}, 1, &token, &row, 1);
+    }
+    lm_model_backend(m)->seq_close(seq);
+    lm_model_close(m);
+    return bad;
+}
+
+static void every_family_and_form_computes_what_mlx_lm_does(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0, n = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g); n++) bad += check_case(&g, "reference", EXACT, true);
+    lm_weights_close(w);
+    assert_true(n >= 50);
+    assert_int_equal(bad, 0);
+}
+
+static void the_fast_feature_sets_stay_close(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0, n_sets = 0;
+    for (const char *const *f = lm_cpu_features(); *f; f++) {
+        if (!strcmp(*f, "reference")) continue;
+        n_sets++;
+        for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_case(&g, *f, FAST, false);
+    }
+    lm_weights_close(w);
+    assert_true(n_sets > 0); /* "portable" runs everywhere */
+    assert_int_equal(bad, 0);
+}
+
+/* Prefill in chunks without logits, then the rest. */
+static int check_chunks(const golden *g, uint32_t chunk) {
+    lm_model *m = open_case(g, "reference", 1);
+    lm_seq *seq = open_seq(m);
+    double off = INFINITY;
+    for (uint32_t at = 0; at < PROMPT; at += chunk) {
+        uint32_t n = PROMPT - at < chunk ? PROMPT - at : chunk;
+        bool end = at + n == PROMPT;
+        uint32_t row = n - 1;
+        const float *logits = step(m, &(lm_slice){seq, n}, 1, g->tokens + at, &row, end);
+        if (end)
+            off = distance(g, logits, g->logits + g->n_vocab);
+        else
+            assert_null(logits);
+    }
+    lm_model_backend(m)->seq_close(seq);
+    lm_model_close(m);
+    if (off > EXACT) print_error("%s in chunks of %u: logits are off by %.2e\n", g->name, chunk, off);
+    return off > EXACT;
+}
+
+static void prefill_in_chunks_gives_the_same(void **state) {
+    (void)state;
+    static const uint32_t chunks[] = {1, 7, 32};
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g);)
+        bad += check_chunks(&g, chunks[i % 3]) + check_chunks(&g, chunks[(i + 1) % 3]);
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
+
+/* Three sequences in shared steps: one decodes its known continuation while another's prompt comes in pieces
+ * and a third, reversed prompt is only there to disturb. Rows are asked for out of order. */
+static int check_ragged(const golden *g) {
+    lm_model *m = open_case(g, "reference", 2);
+    lm_seq *a = open_seq(m), *b = open_seq(m), *noise = open_seq(m);
+    int32_t reversed[PROMPT], batch[64];
+    double off = 0;
+    int bad = 0;
+
+    for (int i = 0; i < PROMPT; i++) reversed[i] = g->tokens[PROMPT - 1 - i];
+    step(m, &(lm_slice){a, PROMPT}, 1, g->tokens, NULL, 0);
+    for (uint32_t i = 0; i < 8; i++) {
+        lm_slice slices[3] = {{noise, 3}, {b, 5}, {a, 1}};
+        uint32_t rows[2] = {8, 7};
+        memcpy(batch, reversed + 3 * i, 3 * sizeof *batch);
+        memcpy(batch + 3, g->tokens + 5 * i, 5 * sizeof *batch);
+        batch[8] = g->tokens[PROMPT + i];
+        const float *logits = step(m, slices, 3, batch, rows, 2);
+        bad += best(logits, g->n_vocab) != g->tokens[PROMPT + i + 1];
+        if (i == 7) off = distance(g, logits + g->n_vocab, g->logits + g->n_vocab);
+    }
+    lm_model_backend(m)->seq_close(a);
+    lm_model_backend(m)->seq_close(b);
+    lm_model_backend(m)->seq_close(noise);
+    lm_model_close(m);
+    if (bad) print_error("%s: %d tokens differ in a shared batch\n", g->name, bad);
+    if (off > EXACT) print_error("%s: logits are off by %.2e in a shared batch\n", g->name, off);
+    return bad || off > EXACT;
+}
+
+static void sequences_that_share_steps_do_not_touch_each_other(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_ragged(&g);
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_family_and_form_computes_what_mlx_lm_does),
+        cmocka_unit_test(prefill_in_chunks_gives_the_same),
+        cmocka_unit_test(sequences_that_share_steps_do_not_touch_each_other),
+        cmocka_unit_test(the_fast_feature_sets_stay_close),
+    };
+    return cmocka_run_group_tests_name("golden models", tests, NULL, NULL);
+}
