@@ -1,0 +1,194 @@
+#include "api/private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- one call */
+
+lm_call *lm_call_ref(lm_call *call) {
+    pthread_mutex_lock(&call->lock);
+    call->refs++;
+    pthread_mutex_unlock(&call->lock);
+    return call;
+}
+
+void lm_call_unref(lm_call *call) {
+    pthread_mutex_lock(&call->lock);
+    uint32_t left = --call->refs;
+    pthread_mutex_unlock(&call->lock);
+    if (left) return;
+    if (call->job) lm_job_unref(call->job);
+    lm_http_unref(call->x);
+    free(call->model);
+    free(call->error);
+    pthread_mutex_destroy(&call->lock);
+    free(call);
+}
+
+void lm_call_note_model(lm_call *call, const char *model) {
+    pthread_mutex_lock(&call->lock);
+    free(call->model);
+    call->model = lm_strdup(model);
+    pthread_mutex_unlock(&call->lock);
+}
+
+void lm_call_note_metrics(lm_call *call, const lm_metrics *m) {
+    pthread_mutex_lock(&call->lock);
+    call->n_prompt = m->n_prompt;
+    call->n_eval = m->n_eval;
+    call->first_ns = m->n_eval ? m->first_ns : 0;
+    call->eval_ns = m->eval_ns;
+    pthread_mutex_unlock(&call->lock);
+}
+
+void lm_call_note_error(lm_call *call, lm_str text) {
+    pthread_mutex_lock(&call->lock);
+    free(call->error);
+    call->error = lm_str_dup(text);
+    pthread_mutex_unlock(&call->lock);
+}
+
+void lm_call_cancel(lm_call *call) {
+    pthread_mutex_lock(&call->lock);
+    call->gone = true;
+    lm_job *job = call->job; /* set once, held until the call is freed */
+    pthread_mutex_unlock(&call->lock);
+    if (job) lm_job_cancel(job);
+}
+
+lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *request, lm_sink *sink, void *ctx,
+                         lm_err *err) {
+    lm_model_ref ref = {.name = model->name, .dir = model->dir, .digest = model->digest, .size = model->size};
+    lm_job *job = NULL;
+    lm_status st = lm_engine_submit(call->api->config.engine, &ref, request, sink, ctx, &job, err);
+    if (st != LM_OK) return st;
+    pthread_mutex_lock(&call->lock);
+    call->job = job;
+    bool gone = call->gone;
+    pthread_mutex_unlock(&call->lock);
+    if (gone) lm_job_cancel(job);
+    return LM_OK;
+}
+
+/* ---- answers */
+
+void lm_reply_text(lm_call *call, int status, const char *text) {
+    lm_http_reply(call->x, status, TYPE_TEXT, lm_str_of(text));
+}
+
+void lm_reply_empty(lm_call *call, int status) {
+    lm_http_reply(call->x, status, NULL, (lm_str){0});
+}
+
+void lm_reply_json(lm_call *call, int status, const lm_buf *json) {
+    lm_err err = {0};
+    if (lm_buf_status(json, "the answer", &err) == LM_OK) {
+        lm_http_reply(call->x, status, TYPE_JSON, lm_buf_view(json));
+    } else {
+        lm_call_note_error(call, lm_str_of(err.text));
+        lm_http_reply(
+            call->x, 500, TYPE_JSON,
+            LM_STR("{\"error\":\"the answer is too large: use stream, or a smaller num_predict\"}"));
+    }
+}
+
+/* ---- dispatch */
+
+static void call_over(void *ctx, bool gone) {
+    lm_call *call = ctx;
+    if (gone) lm_call_cancel(call);
+    const lm_api_config *config = &call->api->config;
+    if (config->log) {
+        pthread_mutex_lock(&call->lock);
+        lm_api_record r = {.method = lm_http_method(call->x),
+                           .path = lm_http_path(call->x),
+                           .peer = lm_http_peer(call->x),
+                           .status = lm_http_status(call->x),
+                           .ns = lm_now_ns() - lm_http_started_ns(call->x),
+                           .bytes_out = lm_http_bytes_out(call->x),
+                           .gone = gone,
+                           .model = lm_str_of(call->model),
+                           .error = lm_str_of(call->error),
+                           .n_prompt = call->n_prompt,
+                           .n_eval = call->n_eval,
+                           .first_ns = call->first_ns,
+                           .eval_ns = call->eval_ns};
+        config->log(config->log_ctx, &r);
+        pthread_mutex_unlock(&call->lock);
+    }
+    lm_call_unref(call);
+}
+
+/* As gin does: the path decides between 404 and 405, a slash too many is sent to the right place. */
+static void no_route(lm_call *call, lm_str path, lm_buf *allowed) {
+    if (allowed->len) {
+        lm_http_set_header(call->x, "Allow", allowed->ptr);
+        lm_reply_text(call, 405, "405 method not allowed");
+        return;
+    }
+    if (path.len > 1 && path.ptr[path.len - 1] == '/') {
+        lm_str want = {path.ptr, path.len - 1};
+        for (const lm_route *const *table = call->api->config.tables; *table; table++) {
+            for (const lm_route *r = *table; r->path; r++) {
+                if (!lm_str_eq(lm_str_of(r->path), want)) continue;
+                lm_http_set_header(call->x, "Location", r->path);
+                lm_reply_empty(call, lm_str_eq(lm_http_method(call->x), LM_STR("GET")) ? 301 : 307);
+                return;
+            }
+        }
+    }
+    lm_reply_text(call, 404, "404 page not found");
+}
+
+static void dispatch(lm_call *call) {
+    lm_str method = lm_http_method(call->x), path = lm_http_path(call->x);
+    lm_buf allowed;
+    lm_buf_init(&allowed, 256);
+    for (const lm_route *const *table = call->api->config.tables; *table; table++) {
+        for (const lm_route *r = *table; r->path; r++) {
+            if (!lm_str_eq(lm_str_of(r->path), path)) continue;
+            if (lm_str_eq(lm_str_of(r->method), method)) {
+                r->handler(call);
+                goto done;
+            }
+            lm_buf_printf(&allowed, "%s%s", allowed.len ? ", " : "", r->method);
+        }
+    }
+    no_route(call, path, &allowed);
+done:
+    lm_buf_release(&allowed);
+}
+
+void lm_api_handle(void *ctx, lm_http *x) {
+    lm_api *api = ctx;
+    lm_call *call = lm_alloc(sizeof *call);
+    call->api = api;
+    call->x = lm_http_ref(x);
+    call->refs = 2; /* ours, and call_over's */
+    pthread_mutex_init(&call->lock, NULL);
+    lm_http_on_end(x, call_over, call);
+    if (lm_guard_pass(call)) dispatch(call);
+    lm_call_unref(call);
+}
+
+/* ---- life */
+
+lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) {
+    lm_api *api = lm_alloc(sizeof *api);
+    api->config = *config;
+    lm_status st = lm_guard_open(api, err);
+    if (st != LM_OK) {
+        free(api);
+        return st;
+    }
+    api->facts = lm_facts_cache_open();
+    *out = api;
+    return LM_OK;
+}
+
+void lm_api_close(lm_api *api) {
+    if (!api) return;
+    lm_facts_cache_close(api->facts);
+    lm_guard_close(api);
+    free(api);
+}

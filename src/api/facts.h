@@ -1,0 +1,35 @@
+/* facts.h - what a model directory says about itself, for lists, /api/show and the checks before a request:
+ * read from config.json, the headers of the weights and the tokenizer's files, without loading anything. */
+#ifndef LM_API_FACTS_H
+#define LM_API_FACTS_H
+
+#include "base/json.h"
+#include "store/store.h"
+
+typedef struct lm_facts {
+    char digest[65];         /* of the directory they were read from */
+    char family[64];         /* "llama"; "unknown" when config.json cannot be read */
+    char parameter_size[16]; /* "134.52M", "" when the weights cannot be read */
+    char quantization[16];
+    uint64_t n_params;
+    uint32_t n_ctx, width; /* 0: not said */
+    bool tools, thinking, inserts;
+} lm_facts;
+
+typedef struct lm_facts_cache lm_facts_cache; /* any thread */
+lm_facts_cache *lm_facts_cache_open(void);
+void lm_facts_cache_close(lm_facts_cache *c); /* NULL allowed */
+
+/* Never fails: what cannot be read stays as the comments above say. */
+void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out);
+
+/* As Ollama counts parameters: "7.6B", "134.52M". */
+void lm_facts_human(uint64_t n, char out[16]);
+
+/* The chat template's source appended to out; nothing when the directory has none. */
+void lm_facts_template(const char *dir, lm_buf *out);
+
+/* "model_info" of /api/show, with GGUF's key names, a new reference. */
+json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *facts, bool verbose);
+
+#endif

@@ -1,0 +1,34 @@
+/* fields.h - reading a request's JSON as Go's decoder does: field names without regard to case, absent and
+ * null alike, unknown fields ignored, a wrong type refused in Go's words.
+ *
+ * A reader remembers its first failure; later reads then do nothing. Check `st` once at the end. */
+#ifndef LM_API_FIELDS_H
+#define LM_API_FIELDS_H
+
+#include "base/json.h"
+
+typedef struct lm_fields {
+    const json_t *object;
+    const char *type; /* Go's name of the struct, for texts: "ChatRequest" */
+    lm_status st;
+    lm_err err;
+} lm_fields;
+
+lm_fields lm_fields_of(const json_t *object, const char *type);
+
+json_t *lm_field(const json_t *object, const char *name); /* borrowed; NULL when absent or null */
+
+void lm_field_bool(lm_fields *f, const char *name, bool *out);
+void lm_field_int(lm_fields *f, const char *name, int64_t *out);
+/* Borrowed from the object. May hold NUL characters: *len (NULL allowed) is its length; without len a NUL is
+ * refused. */
+void lm_field_str(lm_fields *f, const char *name, const char **out, size_t *len);
+json_t *lm_field_array(lm_fields *f, const char *name, const char *go_type);  /* borrowed, or NULL */
+json_t *lm_field_object(lm_fields *f, const char *name, const char *go_type); /* borrowed, or NULL */
+void lm_field_wrong(lm_fields *f, const char *name, const json_t *value, const char *go_type);
+
+/* Body of a request to an object. 400 texts: "missing request body", Go's "invalid character ..." replaced by
+ * ours. */
+lm_status lm_fields_parse(lm_str body, const char *type, json_t **out, lm_err *err) LM_CHECKED;
+
+#endif

@@ -1,0 +1,41 @@
+/* ollama.h - the two inference requests of Ollama's API, read from JSON and answered from events. */
+#ifndef LM_API_OLLAMA_H
+#define LM_API_OLLAMA_H
+
+#include "api/private.h"
+
+typedef enum ollama_form { OLLAMA_GENERATE, OLLAMA_CHAT } ollama_form;
+
+/* One body of /api/generate or /api/chat, read. Checks that need the model come later, in Ollama's order. */
+typedef struct ollama_request {
+    ollama_form form;
+    char *model; /* as the client wrote it: answers repeat it */
+    bool stream;
+    bool empty;  /* no prompt, no messages: load, or unload with keep_alive 0 */
+    bool insert; /* a suffix was given */
+    bool images;
+    lm_request *request; /* taken by the engine, then NULL */
+    lm_status late;      /* a wrong option: reported after the model was found, as Ollama does */
+    lm_err late_err;
+} ollama_request;
+
+/* LM_INVALID with the text for 400. *out is written only on LM_OK; the caller releases it. */
+lm_status ollama_request_read(lm_str body, ollama_form form, ollama_request *out, lm_err *err) LM_CHECKED;
+void ollama_request_release(ollama_request *r);
+
+/* Answers `call` from the engine's events: the sink and its context. The run frees itself after its last
+ * event. */
+typedef struct ollama_run ollama_run;
+ollama_run *ollama_run_new(lm_call *call, const ollama_request *r);
+void ollama_run_free(ollama_run *run); /* when nothing was submitted */
+lm_sink ollama_sink;
+
+/* {"error":"..."} with the status's HTTP code. */
+void ollama_error(lm_call *call, lm_status st, const char *text);
+/* The single answer of an empty request: done_reason "load" or "unload". */
+void ollama_reply_idle(lm_call *call, ollama_form form, const char *model, const char *reason);
+
+lm_api_handler ollama_generate, ollama_chat;
+lm_api_handler ollama_tags, ollama_ps, ollama_show, ollama_delete;
+
+#endif

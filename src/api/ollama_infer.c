@@ -1,0 +1,90 @@
+/* POST /api/generate and /api/chat: the checks in Ollama's order, then the engine. */
+#include <stdio.h>
+#include <string.h>
+
+#include "api/ollama.h"
+
+/* "registry.ollama.ai/library/NAME:TAG does not support X": Ollama names the model in full here. */
+static lm_status lacks(const char *name, const char *what, lm_err *err) {
+    lm_name parsed;
+    char full[700];
+    if (lm_name_parse(lm_str_of(name), &parsed, NULL) != LM_OK)
+        snprintf(full, sizeof full, "%s", name);
+    else
+        lm_name_full(&parsed, full);
+    return lm_fail(err, LM_INVALID, "%s does not support %s", full, what);
+}
+
+static lm_status find_model(lm_call *call, const ollama_request *r, lm_entry *model, lm_err *err) {
+    if (!r->model[0]) {
+        if (r->form == OLLAMA_CHAT) return lm_fail(err, LM_INVALID, "model is required");
+        return lm_fail(err, LM_NOT_FOUND, "model '' not found");
+    }
+    return lm_store_find(call->api->config.store, r->model, model, err);
+}
+
+/* What the request wants and the model cannot; settles "think" where nothing was said. */
+static lm_status check_abilities(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
+    lm_request *q = r->request;
+    lm_facts facts;
+    lm_facts_get(call->api->facts, model, &facts);
+    if (r->insert && !facts.inserts) return lacks(r->model, "insert", err);
+    if (q->tools && !facts.tools) return lacks(r->model, "tools", err);
+    if (r->images) return lacks(r->model, "vision", err);
+    if (q->thinking == 1 && !facts.thinking)
+        return lm_fail(err, LM_INVALID, "\"%s\" does not support thinking", r->model);
+    if (q->thinking < 0 && facts.thinking) q->thinking = 1;
+    return LM_OK;
+}
+
+static void unload(lm_call *call, const ollama_request *r, const lm_entry *model) {
+    lm_err err = {0};
+    lm_status st = lm_engine_unload(call->api->config.engine, model->name, &err);
+    if (st == LM_OK || st == LM_NOT_FOUND)
+        ollama_reply_idle(call, r->form, r->model, "unload");
+    else
+        ollama_error(call, st, err.text);
+}
+
+static lm_status start(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
+    ollama_run *run = ollama_run_new(call, r);
+    lm_request *q = r->request;
+    r->request = NULL; /* the engine's now, whatever comes of it */
+    lm_status st = lm_call_submit(call, model, q, ollama_sink, run, err);
+    if (st != LM_OK) ollama_run_free(run);
+    return st;
+}
+
+static void infer(lm_call *call, ollama_form form) {
+    ollama_request r = {0};
+    lm_entry model;
+    lm_err err = {0};
+    lm_status st = lm_http_body_status(call->x, &err);
+    if (st == LM_OK) st = ollama_request_read(lm_http_body(call->x), form, &r, &err);
+    lm_http_body_drop(call->x);
+    if (st != LM_OK) goto done;
+    lm_call_note_model(call, r.model);
+    st = find_model(call, &r, &model, &err);
+    if (st != LM_OK) goto done;
+    if (r.empty && r.request->keep_alive_ns == 0) {
+        unload(call, &r, &model);
+        goto done;
+    }
+    st = check_abilities(call, &r, &model, &err);
+    if (st == LM_OK && r.late != LM_OK) {
+        err = r.late_err;
+        st = r.late;
+    }
+    if (st == LM_OK) st = start(call, &r, &model, &err);
+done:
+    if (st != LM_OK) ollama_error(call, st, err.text);
+    ollama_request_release(&r);
+}
+
+void ollama_generate(lm_call *call) {
+    infer(call, OLLAMA_GENERATE);
+}
+
+void ollama_chat(lm_call *call) {
+    infer(call, OLLAMA_CHAT);
+}

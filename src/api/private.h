@@ -1,0 +1,58 @@
+/* private.h - what the files of this room share: one call, and the answers every format needs. */
+#ifndef LM_API_PRIVATE_H
+#define LM_API_PRIVATE_H
+
+#include <pthread.h>
+
+#include "api/api.h"
+#include "api/facts.h"
+#include "base/json.h"
+
+#define MAX_ANSWER  (256u << 20) /* bytes of one answer that is sent as a whole */
+#define TYPE_JSON   "application/json; charset=utf-8"
+#define TYPE_NDJSON "application/x-ndjson"
+#define TYPE_TEXT   "text/plain"
+
+struct lm_api {
+    lm_api_config config;
+    lm_facts_cache *facts;
+    char **origins; /* patterns with at most one '*' */
+    uint32_t n_origins;
+};
+
+/* References: the handler's, the exchange's (until it is over), the sink's (until its last event). */
+struct lm_call {
+    lm_api *api;
+    lm_http *x;
+    pthread_mutex_t lock; /* guards the rest */
+    uint32_t refs;
+    lm_job *job;
+    bool gone; /* the client has left: a job that starts after this is cancelled at once */
+    char *model;
+    char *error;
+    uint32_t n_prompt, n_eval;
+    uint64_t first_ns, eval_ns;
+};
+
+lm_call *lm_call_ref(lm_call *call);
+void lm_call_unref(lm_call *call);
+void lm_call_note_model(lm_call *call, const char *model);
+void lm_call_note_metrics(lm_call *call, const lm_metrics *m);
+void lm_call_note_error(lm_call *call, lm_str text);
+/* Hands a request to the engine so that a client who leaves cancels it. On failure nothing has been answered.
+ */
+lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *request, lm_sink *sink, void *ctx,
+                         lm_err *err) LM_CHECKED;
+void lm_call_cancel(lm_call *call);
+
+void lm_reply_text(lm_call *call, int status, const char *text);
+void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed buffer becomes an error */
+void lm_reply_empty(lm_call *call, int status);
+
+/* Host and Origin: true when the request may go on; false when it has been answered (403, or 204 to a
+ * preflight). */
+bool lm_guard_pass(lm_call *call);
+lm_status lm_guard_open(lm_api *api, lm_err *err) LM_CHECKED;
+void lm_guard_close(lm_api *api);
+
+#endif
