@@ -1,5 +1,5 @@
 # lib.sh - what quickstart, check and bench/peer share: messages, missing packages, caches, models. Sourced by bash (3.2 too).
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 LM_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LM_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mlx-ollama
