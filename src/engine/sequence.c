@@ -1,0 +1,216 @@
+/* sequence.c - from a chosen token to events.
+ *
+ * A token's text goes through the stream (whole characters, stop strings) and, for models that think or call
+ * tools, through the parser, which says what is thinking, content or a call. Both hold text back; log
+ * probabilities wait with it, counted in bytes.
+ */
+#include "engine/sequence.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void lm_sequence_free(lm_sequence *q) {
+    if (!q) return;
+    LM_ASSERT(!q->kv);
+    free(q->tokens);
+    lm_matcher_close(q->matcher);
+    free(q->mask);
+    lm_stream_close(q->stream);
+    lm_parser_close(q->parser);
+    lm_buf_release(&q->out);
+    free(q->context);
+    free(q->held);
+    free(q->held_top);
+    free(q->held_at);
+    free(q);
+}
+
+/* ---- choosing
+ * ---------------------------------------------------------------------------------------------- */
+
+lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, int32_t *id, lm_err *err) {
+    const uint32_t *mask = NULL;
+    if (q->constraint == LM_CONSTRAINT_ACTIVE || q->constraint == LM_CONSTRAINT_OFFERED) {
+        lm_status st = lm_matcher_mask(q->matcher, q->mask, q->n_mask, err);
+        if (st != LM_OK) return st;
+        if (q->constraint == LM_CONSTRAINT_OFFERED) q->mask[q->think_id / 32] |= 1u << (q->think_id % 32);
+        mask = q->mask;
+    }
+    return lm_sampler_pick(&q->sampler, w, logits, q->tokens, q->n_tokens, mask, id, err);
+}
+
+/* Tells the grammar about a token that is not a stop token. */
+static lm_status follow_constraint(lm_sequence *q, int32_t id, lm_err *err) {
+    if (q->constraint == LM_CONSTRAINT_OFFERED) {
+        q->constraint = id == q->think_id ? LM_CONSTRAINT_THINKING : LM_CONSTRAINT_ACTIVE;
+    }
+    return q->constraint == LM_CONSTRAINT_ACTIVE ? lm_matcher_take(q->matcher, id, err) : LM_OK;
+}
+
+/* The grammar begins where the thinking has ended. Until the parser has seen its beginning the tag may still
+ * be on its way through the stream. */
+static void watch_thinking(lm_sequence *q) {
+    if (q->constraint != LM_CONSTRAINT_THINKING) return;
+    bool thinking = lm_parser_in_thinking(q->parser);
+    if (q->was_thinking && !thinking) q->constraint = LM_CONSTRAINT_ACTIVE;
+    q->was_thinking = q->was_thinking || thinking;
+}
+
+/* ---- log probabilities
+ * ------------------------------------------------------------------------------------- */
+
+static lm_status hold_logprobs(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id, lm_str bytes,
+                               lm_err *err) {
+    if (q->n_held == q->held_room) {
+        /* Grows only while a parser holds text back, a tool call for instance. */
+        uint32_t room = q->held_room ? q->held_room * 2 : 64;
+        void *held = realloc(q->held, room * sizeof(*q->held));
+        if (held) q->held = held;
+        void *top = realloc(q->held_top, (size_t)room * (q->n_top ? q->n_top : 1) * sizeof(*q->held_top));
+        if (top) q->held_top = top;
+        void *at = realloc(q->held_at, room * sizeof(*q->held_at));
+        if (at) q->held_at = at;
+        if (!held || !top || !at)
+            return lm_fail(err, LM_NO_MEMORY, "no memory for %u log probabilities", room);
+        q->held_room = room;
+    }
+    lm_logprob *top = q->held_top + (size_t)q->n_held * q->n_top;
+    float chosen = 0;
+    lm_sampler_logprobs(w, logits, id, &chosen, top, q->n_top);
+    for (uint32_t i = 0; i < q->n_top; i++) top[i].bytes = lm_tokenizer_bytes(q->text->tokenizer, top[i].id);
+    q->held[q->n_held] =
+        (lm_token_logprobs){.chosen = {.id = id, .logprob = chosen, .bytes = bytes}, .n_top = q->n_top};
+    q->held_at[q->n_held++] = q->n_pushed;
+    return LM_OK;
+}
+
+/* The tokens whose text begins within what the stream has let out so far may leave. */
+static void free_logprobs(lm_sequence *q, size_t released, bool all) {
+    q->n_released += released;
+    if (q->n_released > q->n_pushed || all)
+        q->n_released = q->n_pushed; /* replacement characters are longer than bytes */
+    while (q->n_free < q->n_held && (all || q->held_at[q->n_free] < q->n_released)) q->n_free++;
+}
+
+static void drop_logprobs(lm_sequence *q, uint32_t n) {
+    q->n_held -= n;
+    q->n_free -= n;
+    memmove(q->held, q->held + n, q->n_held * sizeof(*q->held));
+    memmove(q->held_at, q->held_at + n, q->n_held * sizeof(*q->held_at));
+    memmove(q->held_top, q->held_top + (size_t)n * q->n_top,
+            (size_t)q->n_held * q->n_top * sizeof(*q->held_top));
+}
+
+/* ---- events
+ * ------------------------------------------------------------------------------------------------ */
+
+static void send_text(lm_sequence *q, lm_event_kind kind, lm_str text) {
+    if (!text.len) return;
+    lm_event event = {.kind = kind, .text = text};
+    if (q->n_free) {
+        for (uint32_t i = 0; i < q->n_free; i++) q->held[i].top = q->held_top + (size_t)i * q->n_top;
+        event.logprobs = q->held;
+        event.n_logprobs = q->n_free;
+    }
+    q->job->sink(q->job->ctx, &event);
+    if (q->n_free) drop_logprobs(q, q->n_free);
+}
+
+static void send_part(void *ctx, lm_part part, lm_str name, lm_str text) {
+    lm_sequence *q = ctx;
+    if (part == LM_PART_TOOL_CALL) {
+        lm_event event = {.kind = LM_EVENT_TOOL_CALL, .name = name, .text = text};
+        q->job->sink(q->job->ctx, &event);
+        if (q->n_free) drop_logprobs(q, q->n_free);
+        return;
+    }
+    send_text(q, part == LM_PART_THINKING ? LM_EVENT_THINKING : LM_EVENT_TEXT, text);
+}
+
+static void send_out(lm_sequence *q) {
+    if (q->out.len) {
+        lm_str text = lm_buf_view(&q->out);
+        if (q->parser) {
+            lm_parser_push(q->parser, text, send_part, q);
+        } else {
+            send_text(q, LM_EVENT_TEXT, text);
+        }
+    }
+    lm_buf_clear(&q->out);
+}
+
+void lm_sequence_flush(lm_sequence *q) {
+    lm_stream_finish(q->stream, &q->out);
+    if (q->out.len) free_logprobs(q, q->out.len, true);
+    send_out(q);
+    if (q->parser) lm_parser_finish(q->parser, send_part, q);
+}
+
+/* ---- a token
+ * ------------------------------------------------------------------------------------------------ */
+
+static lm_status note_context(lm_sequence *q, int32_t id, lm_err *err) {
+    if (q->n_context == q->context_room) {
+        size_t room = (size_t)q->context_room * 2 + 256;
+        int32_t *more = realloc(q->context, room * sizeof(*more));
+        if (!more) return lm_fail(err, LM_NO_MEMORY, "no memory to return a context of %zu tokens", room);
+        q->context = more;
+        q->context_room = (uint32_t)room;
+    }
+    q->context[q->n_context++] = id;
+    return LM_OK;
+}
+
+uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b) {
+    uint32_t drop = (q->n_tokens - q->n_keep) / 2;
+    if (!drop) drop = 1;
+    uint32_t tail = q->n_tokens - q->n_keep - drop;
+    memmove(q->tokens + q->n_keep, q->tokens + q->n_keep + drop, tail * sizeof(*q->tokens));
+    q->n_tokens -= drop;
+    /* Keys hold their position, so what follows the gap is computed again: exact, and the same on every
+     * backend. */
+    if (q->n_kv > q->n_keep) {
+        b->seq_trim(q->kv, q->n_keep);
+        q->n_kv = q->n_keep;
+    }
+    return drop;
+}
+
+lm_status lm_sequence_take(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id,
+                           const lm_backend *b, lm_verdict *v, lm_err *err) {
+    *v = (lm_verdict){.ended = false};
+    q->n_new++;
+    if (!q->first_ns) q->first_ns = lm_now_ns();
+    if (lm_text_is_stop(q->text, id)) {
+        *v = (lm_verdict){.ended = true, .reason = LM_DONE_STOP};
+        return LM_OK;
+    }
+    lm_status st = follow_constraint(q, id, err);
+    if (st == LM_OK && q->context) st = note_context(q, id, err);
+    if (st != LM_OK) return st;
+
+    if (q->logprobs) {
+        lm_str bytes = lm_tokenizer_bytes(q->text->tokenizer, id);
+        st = hold_logprobs(q, w, logits, id, bytes, err);
+        if (st != LM_OK) return st;
+        q->n_pushed += bytes.len;
+    }
+    bool stopped = false;
+    st = lm_stream_push(q->stream, id, &q->out, &stopped, err);
+    if (st == LM_OK) st = lm_buf_status(&q->out, "the text of one step", err);
+    if (st != LM_OK) return st;
+    if (q->logprobs && q->out.len) free_logprobs(q, q->out.len, false);
+    send_out(q);
+    watch_thinking(q);
+    if (stopped) {
+        *v = (lm_verdict){.ended = true, .reason = LM_DONE_STOP};
+        return LM_OK;
+    }
+    if (q->n_new >= q->max_new || (q->n_tokens == q->limit && !q->shift)) {
+        *v = (lm_verdict){.ended = true, .reason = LM_DONE_LENGTH};
+        return LM_OK;
+    }
+    if (q->n_tokens == q->limit) lm_sequence_shift(q, b);
+    q->tokens[q->n_tokens++] = id;
+    return LM_OK;
+}

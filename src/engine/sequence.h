@@ -1,0 +1,83 @@
+/* sequence.h - one job while it generates: its tokens, how far they are computed, and the way from each new
+ * token to events. Made by the front thread, then the step thread's alone.
+ *
+ *     tokens  [0 ........... n_kv | ....... n_tokens)     n_tokens <= limit
+ *              in the KV cache      still to compute
+ *
+ * One token to compute is a decode step, more are a prompt (or what a context shift left of it).
+ */
+#ifndef LM_ENGINE_SEQUENCE_H
+#define LM_ENGINE_SEQUENCE_H
+
+#include "engine/internal.h"
+
+/* When the grammar rules: with a thinking model only after the thinking. */
+typedef enum lm_constraint {
+    LM_CONSTRAINT_NONE,
+    LM_CONSTRAINT_OFFERED,  /* next token: the grammar's, or the one that opens a thinking block */
+    LM_CONSTRAINT_THINKING, /* free until the thinking ends */
+    LM_CONSTRAINT_ACTIVE,
+} lm_constraint;
+
+struct lm_sequence {
+    lm_job *job;
+    const lm_text *text;
+
+    int32_t *tokens; /* (limit) */
+    uint32_t n_tokens, n_kv, limit;
+    uint32_t n_prompt, n_cached, n_keep;
+    uint32_t n_new, max_new; /* tokens generated, and at most */
+    bool shift;
+    lm_seq *kv;
+
+    lm_sampler sampler;
+    lm_constraint constraint;
+    lm_matcher *matcher;
+    uint32_t *mask; /* (n_mask) */
+    uint32_t n_mask;
+    int32_t think_id; /* the token that opens a thinking block */
+    bool was_thinking;
+
+    lm_stream *stream;
+    lm_parser *parser; /* NULL: all text is content */
+    lm_buf out;        /* text between stream and parser */
+
+    /* the answer's ids for DONE, want_context only */
+    int32_t *context;
+    uint32_t n_context, context_room;
+
+    /* log probabilities of tokens whose text has not been given yet */
+    uint32_t n_top; /* per token */
+    bool logprobs;
+    lm_token_logprobs *held; /* (held_room) */
+    lm_logprob *held_top;    /* (held_room, n_top) */
+    uint64_t *held_at;       /* (held_room) where in the text of all tokens each begins, bytes */
+    uint32_t n_held, held_room;
+    uint64_t n_pushed, n_released; /* bytes of tokens taken, of text given */
+    uint32_t n_free;               /* of held: may go with the next text event */
+
+    uint64_t started_ns, first_ns; /* admitted; first token */
+    bool counted;                  /* its place is counted in n_running */
+};
+
+typedef struct lm_verdict {
+    bool ended;
+    lm_done_reason reason;
+} lm_verdict;
+
+void lm_sequence_free(lm_sequence *q); /* NULL allowed; the KV must have been taken out */
+
+/* Chooses the next token from a row of logits. */
+lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, int32_t *id,
+                           lm_err *err) LM_CHECKED;
+/* Takes a chosen token: text events, stop rules, limits. When it goes on the token is appended, after a
+ * context shift if there was no room. logits: for log probabilities. */
+lm_status lm_sequence_take(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id,
+                           const lm_backend *b, lm_verdict *v, lm_err *err) LM_CHECKED;
+/* Gives the text that was held back, before DONE. */
+void lm_sequence_flush(lm_sequence *q);
+
+/* Drops half of what lies after n_keep; the rest is to be computed again. Returns tokens dropped. */
+uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b);
+
+#endif
