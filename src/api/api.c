@@ -12,11 +12,32 @@ lm_call *lm_call_ref(lm_call *call) {
     return call;
 }
 
+static void enter_list(lm_call *call) {
+    lm_api *api = call->api;
+    pthread_mutex_lock(&api->lock);
+    call->next = api->calls;
+    if (call->next) call->next->prev = call;
+    api->calls = call;
+    pthread_mutex_unlock(&api->lock);
+}
+
+static void leave_list(lm_call *call) {
+    lm_api *api = call->api;
+    pthread_mutex_lock(&api->lock);
+    if (call->next) call->next->prev = call->prev;
+    if (call->prev)
+        call->prev->next = call->next;
+    else
+        api->calls = call->next;
+    pthread_mutex_unlock(&api->lock);
+}
+
 void lm_call_unref(lm_call *call) {
     pthread_mutex_lock(&call->lock);
     uint32_t left = --call->refs;
     pthread_mutex_unlock(&call->lock);
     if (left) return;
+    leave_list(call);
     if (call->job) lm_job_unref(call->job);
     lm_http_unref(call->x);
     free(call->model);
@@ -56,8 +77,22 @@ void lm_call_cancel(lm_call *call) {
     if (job) lm_job_cancel(job);
 }
 
+/* Takes a reference when there is somebody to cancel. api->lock is held, so that the call cannot be freed
+ * meanwhile: one whose last reference has just been given back is still in the list, but has none to take. */
+static bool call_wants_cancel(lm_call *call) {
+    pthread_mutex_lock(&call->lock);
+    bool wants = call->refs > 0 && !call->gone;
+    if (wants) call->refs++;
+    pthread_mutex_unlock(&call->lock);
+    return wants;
+}
+
 lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *request, lm_sink *sink, void *ctx,
                          lm_err *err) {
+    if (atomic_load(&call->api->refusing)) {
+        lm_request_free(request);
+        return lm_fail(err, LM_BUSY, "the server is shutting down");
+    }
     lm_model_ref ref = {.name = model->name, .dir = model->dir, .digest = model->digest, .size = model->size};
     lm_job *job = NULL;
     lm_status st = lm_engine_submit(call->api->config.engine, &ref, request, sink, ctx, &job, err);
@@ -166,6 +201,7 @@ void lm_api_handle(void *ctx, lm_http *x) {
     call->x = lm_http_ref(x);
     call->refs = 2; /* ours, and call_over's */
     pthread_mutex_init(&call->lock, NULL);
+    enter_list(call);
     lm_http_on_end(x, call_over, call);
     if (lm_guard_pass(call)) dispatch(call);
     lm_call_unref(call);
@@ -181,6 +217,7 @@ lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) {
         free(api);
         return st;
     }
+    pthread_mutex_init(&api->lock, NULL);
     api->facts = lm_facts_cache_open();
     *out = api;
     return LM_OK;
@@ -190,5 +227,23 @@ void lm_api_close(lm_api *api) {
     if (!api) return;
     lm_facts_cache_close(api->facts);
     lm_guard_close(api);
+    pthread_mutex_destroy(&api->lock);
     free(api);
+}
+
+void lm_api_refuse(lm_api *api) {
+    atomic_store(&api->refusing, true);
+}
+
+/* One at a time and from the start: a call that is cancelled may leave the list at any moment. */
+void lm_api_cancel_all(lm_api *api) {
+    for (;;) {
+        pthread_mutex_lock(&api->lock);
+        lm_call *call = api->calls;
+        while (call && !call_wants_cancel(call)) call = call->next;
+        pthread_mutex_unlock(&api->lock);
+        if (!call) return;
+        lm_call_cancel(call);
+        lm_call_unref(call);
+    }
 }

@@ -61,6 +61,11 @@ lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) LM
 /* After the server is closed: no request may be running. NULL allowed. */
 void lm_api_close(lm_api *api);
 
+/* The way out: new inference is answered 503; running answers go on until lm_api_cancel_all ends them with an
+ * error. */
+void lm_api_refuse(lm_api *api);
+void lm_api_cancel_all(lm_api *api);
+
 /* lm_server_config.handle with ctx = lm_api. */
 void lm_api_handle(void *api, lm_http *x);
 

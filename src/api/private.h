@@ -3,6 +3,7 @@
 #define LM_API_PRIVATE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "api/api.h"
 #include "api/facts.h"
@@ -18,12 +19,17 @@ struct lm_api {
     lm_facts_cache *facts;
     char **origins; /* patterns with at most one '*' */
     uint32_t n_origins;
+    atomic_bool refusing; /* the server is on its way out */
+
+    pthread_mutex_t lock; /* guards calls */
+    lm_call *calls;       /* all that are not freed yet */
 };
 
 /* References: the handler's, the exchange's (until it is over), the sink's (until its last event). */
 struct lm_call {
     lm_api *api;
     lm_http *x;
+    lm_call *prev, *next; /* in api->calls */
     pthread_mutex_t lock; /* guards the rest */
     uint32_t refs;
     lm_job *job;

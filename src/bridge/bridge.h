@@ -1,0 +1,44 @@
+/* bridge.h - the parts of the program mlx-ollama-bridge: its configuration, its three commands. Private to
+ * it. */
+#ifndef LM_BRIDGE_H
+#define LM_BRIDGE_H
+
+#include "base/base.h"
+
+/* What the program's exit says; --help repeats it. */
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
+
+#define OLLAMA_VERSION "0.33.0" /* clients compare what /api/version says with the features that they need   \
+                                 */
+
+typedef struct bridge_config {
+    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_LIST, BRIDGE_HELP, BRIDGE_VERSION } command;
+    const char *file, *name; /* of import; name NULL: from the file's */
+    char host[256];
+    uint16_t port;
+    const char *models; /* the own store, NULL: ~/.mlx-ollama/models */
+    const char **roots;
+    uint32_t n_roots;
+    const char *cpu_features; /* NULL: the best */
+    uint32_t n_threads;       /* 0: all cores */
+    uint32_t n_parallel, max_queue, max_models, default_ctx;
+    int64_t keep_alive_ns;
+    int64_t drain_ns;
+    const char *origins;
+    bool verbose;
+} bridge_config;
+
+/* Defaults, then the environment, then the command line. LM_INVALID: says what is wrong and what would be
+ * right. Strings are borrowed from argv and the environment; roots is the caller's to free. */
+lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *err) LM_CHECKED;
+void bridge_usage(void);
+
+/* OLLAMA_HOST in every form that Ollama takes: "host", "host:port", ":port", "http://host", "[::1]:port",
+ * with a path. */
+void bridge_parse_host(const char *text, char host[256], uint16_t *port);
+
+int bridge_serve(const bridge_config *config);
+int bridge_import(const bridge_config *config);
+int bridge_list(const bridge_config *config);
+
+#endif

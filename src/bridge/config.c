@@ -1,0 +1,264 @@
+#include "bridge/bridge.h"
+
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_PORT 11434
+#define SECOND_NS    INT64_C(1000000000)
+
+void bridge_usage(void) {
+    puts("Usage: mlx-ollama-bridge [serve] [options]\n"
+         "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
+         "store\n"
+         "       mlx-ollama-bridge list                      the models on this disk\n"
+         "\n"
+         "Serves Ollama's API over MLX-format models.\n"
+         "\n"
+         "  --port N             port to listen on (11434)\n"
+         "  --host ADDRESS       address to listen on (127.0.0.1)\n"
+         "  --models DIR         the own store (~/.mlx-ollama/models)\n"
+         "  --root DIR           a further directory that holds model directories; may be repeated\n"
+         "  --backend auto|cpu   what computes (auto)\n"
+         "  --cpu-features SET   force a set of CPU kernels: reference, portable, avx2, avx512, neon (the "
+         "best there is)\n"
+         "  --threads N          threads for arithmetic (all cores)\n"
+         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
+         "  --verbose            log more\n"
+         "  --help, --version\n"
+         "\n"
+         "Environment (options win):\n"
+         "  MLX_BRIDGE_PORT           port\n"
+         "  OLLAMA_HOST               host, host:port, :port or a URL\n"
+         "  OLLAMA_KEEP_ALIVE         how long an idle model stays loaded: 5m, 300 (seconds), -1 for ever, 0 "
+         "not at all (5m)\n"
+         "  OLLAMA_NUM_PARALLEL       requests that a model works on together (4)\n"
+         "  OLLAMA_MAX_QUEUE          requests that may wait (512)\n"
+         "  OLLAMA_MAX_LOADED_MODELS  models loaded at a time (as memory allows)\n"
+         "  OLLAMA_CONTEXT_LENGTH     num_ctx when a request says nothing (4096)\n"
+         "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
+         "  OLLAMA_DEBUG              1: as --verbose\n"
+         "\n"
+         "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
+         "in use).");
+}
+
+static bool whole_number(const char *text, uint64_t max, uint64_t *out) {
+    if (!text[0] || strlen(text) > 18 || strspn(text, "0123456789") != strlen(text)) return false;
+    uint64_t v = strtoull(text, NULL, 10);
+    if (v > max) return false;
+    *out = v;
+    return true;
+}
+
+/* ---- environment */
+
+/* As Ollama reads variables: trimmed of blanks and quotes. */
+static lm_str env(const char *name) {
+    lm_str v = lm_str_trim(lm_str_of(getenv(name)));
+    while (v.len && (v.ptr[0] == '"' || v.ptr[0] == '\'')) {
+        v.ptr++;
+        v.len--;
+    }
+    while (v.len && (v.ptr[v.len - 1] == '"' || v.ptr[v.len - 1] == '\'')) v.len--;
+    return v;
+}
+
+static lm_status env_u32(const char *name, uint32_t *out, lm_err *err) {
+    lm_str v = env(name);
+    if (!v.len) return LM_OK;
+    char *text = lm_str_dup(v);
+    uint64_t n = 0;
+    bool ok = whole_number(text, UINT32_MAX, &n);
+    free(text);
+    if (!ok)
+        return lm_fail(err, LM_INVALID, "%s is \"%.*s\": it must be a whole number", name, LM_STR_ARG(v));
+    *out = (uint32_t)n;
+    return LM_OK;
+}
+
+static lm_status env_keep_alive(int64_t *out, lm_err *err) {
+    lm_str v = env("OLLAMA_KEEP_ALIVE");
+    if (!v.len) return LM_OK;
+    char *text = lm_str_dup(v), *end = NULL;
+    long long seconds = strtoll(text, &end, 10);
+    lm_status st = LM_OK;
+    if (*end == '\0')
+        *out = seconds < 0 ? -1 : seconds > INT64_MAX / SECOND_NS ? INT64_MAX : seconds * SECOND_NS;
+    else
+        st = lm_duration_parse(v, out, err);
+    if (st != LM_OK) st = lm_fail_in(err, st, "OLLAMA_KEEP_ALIVE");
+    if (*out < 0) *out = -1;
+    free(text);
+    return st;
+}
+
+void bridge_parse_host(const char *text, char host[256], uint16_t *port) {
+    lm_str s = lm_str_of(text);
+    *port = DEFAULT_PORT;
+    const char *scheme = strstr(text, "://");
+    if (scheme) {
+        lm_str name = {text, (size_t)(scheme - text)};
+        if (lm_str_eq(name, LM_STR("http")))
+            *port = 80;
+        else if (lm_str_eq(name, LM_STR("https")))
+            *port = 443;
+        s = lm_str_of(scheme + 3);
+    }
+    const char *slash = s.len ? memchr(s.ptr, '/', s.len) : NULL;
+    if (slash) s.len = (size_t)(slash - s.ptr);
+
+    lm_str name = s, digits = {0};
+    if (s.len && s.ptr[0] == '[') {
+        const char *close = memchr(s.ptr, ']', s.len);
+        if (close) {
+            name = (lm_str){s.ptr + 1, (size_t)(close - s.ptr) - 1};
+            if (close + 1 < s.ptr + s.len && close[1] == ':')
+                digits = (lm_str){close + 2, (size_t)(s.ptr + s.len - close) - 2};
+        }
+    } else {
+        const char *colon = s.len ? memchr(s.ptr, ':', s.len) : NULL;
+        /* two colons without brackets: an IPv6 address alone */
+        if (colon && !memchr(colon + 1, ':', (size_t)(s.ptr + s.len - colon) - 1)) {
+            name = (lm_str){s.ptr, (size_t)(colon - s.ptr)};
+            digits = (lm_str){colon + 1, (size_t)(s.ptr + s.len - colon) - 1};
+            if (!name.len) name = LM_STR("0.0.0.0"); /* ":8080" is every address, as in Go */
+        }
+    }
+    if (!name.len) name = LM_STR("127.0.0.1");
+    snprintf(host, 256, "%.*s", LM_STR_ARG(name));
+    char number[8] = "";
+    uint64_t n = 0;
+    if (digits.len && digits.len < sizeof number) {
+        memcpy(number, digits.ptr, digits.len);
+        if (whole_number(number, 65535, &n))
+            *port = (uint16_t)n; /* Ollama keeps its default for a bad port */
+    }
+}
+
+static lm_status read_environment(bridge_config *c, lm_err *err) {
+    lm_str v = env("OLLAMA_HOST");
+    if (v.len) {
+        char *text = lm_str_dup(v);
+        bridge_parse_host(text, c->host, &c->port);
+        free(text);
+    }
+    uint32_t port = c->port;
+    lm_status st = env_u32("MLX_BRIDGE_PORT", &port, err);
+    if (st == LM_OK && port > 65535)
+        st = lm_fail(err, LM_INVALID, "MLX_BRIDGE_PORT is %u: ports end at 65535", port);
+    c->port = (uint16_t)port;
+    if (st == LM_OK) st = env_keep_alive(&c->keep_alive_ns, err);
+    if (st == LM_OK) st = env_u32("OLLAMA_NUM_PARALLEL", &c->n_parallel, err);
+    if (st == LM_OK) st = env_u32("OLLAMA_MAX_QUEUE", &c->max_queue, err);
+    if (st == LM_OK) st = env_u32("OLLAMA_MAX_LOADED_MODELS", &c->max_models, err);
+    if (st == LM_OK) st = env_u32("OLLAMA_CONTEXT_LENGTH", &c->default_ctx, err);
+    if (!c->n_parallel) c->n_parallel = 4;
+    c->origins = getenv("OLLAMA_ORIGINS");
+    v = env("OLLAMA_DEBUG");
+    c->verbose = v.len && !lm_str_eq(v, LM_STR("0")) && !lm_str_eq_nocase(v, LM_STR("false"));
+    return st;
+}
+
+/* ---- command line */
+
+enum { PORT = 256, HOST, MODELS, ROOT, BACKEND, CPU_FEATURES, THREADS, DRAIN, VERBOSE, HELP, VERSION };
+
+static const struct option options[] = {
+    {"port", required_argument, NULL, PORT},       {"host", required_argument, NULL, HOST},
+    {"models", required_argument, NULL, MODELS},   {"root", required_argument, NULL, ROOT},
+    {"backend", required_argument, NULL, BACKEND}, {"cpu-features", required_argument, NULL, CPU_FEATURES},
+    {"threads", required_argument, NULL, THREADS}, {"drain", required_argument, NULL, DRAIN},
+    {"verbose", no_argument, NULL, VERBOSE},       {"help", no_argument, NULL, HELP},
+    {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0},
+};
+
+static lm_status number(const char *option, const char *text, uint64_t max, uint64_t *out, lm_err *err) {
+    if (whole_number(text, max, out)) return LM_OK;
+    return lm_fail(err, LM_INVALID, "%s %s: it must be a number from 0 to %llu", option, text,
+                   (unsigned long long)max);
+}
+
+static lm_status check_backend(const char *name, lm_err *err) {
+    if (!strcmp(name, "auto") || !strcmp(name, "cpu")) return LM_OK;
+    if (!strcmp(name, "mlx"))
+        return lm_fail(err, LM_INVALID, "--backend mlx: this build has no MLX backend; use --backend cpu");
+    return lm_fail(err, LM_INVALID, "--backend %s: there are auto and cpu", name);
+}
+
+static lm_status take_option(bridge_config *c, int option, const char *value, lm_err *err) {
+    uint64_t n = 0;
+    lm_status st = LM_OK;
+    switch (option) {
+    case PORT:
+        st = number("--port", value, 65535, &n, err);
+        c->port = (uint16_t)n;
+        break;
+    case HOST:
+        if (!value[0] || strlen(value) >= sizeof c->host)
+            return lm_fail(err, LM_INVALID, "--host: it must be an address");
+        strcpy(c->host, value);
+        break;
+    case MODELS: c->models = value; break;
+    case ROOT: c->roots[c->n_roots++] = value; break;
+    case BACKEND: return check_backend(value, err);
+    case CPU_FEATURES: c->cpu_features = value; break;
+    case THREADS:
+        st = number("--threads", value, 1024, &n, err);
+        c->n_threads = (uint32_t)n;
+        break;
+    case DRAIN:
+        st = number("--drain", value, 86400, &n, err);
+        c->drain_ns = (int64_t)n * SECOND_NS;
+        break;
+    case VERBOSE: c->verbose = true; break;
+    case HELP: c->command = BRIDGE_HELP; break;
+    case VERSION: c->command = BRIDGE_VERSION; break;
+    default: return lm_fail(err, LM_INVALID, "see mlx-ollama-bridge --help");
+    }
+    return st;
+}
+
+static lm_status take_command(bridge_config *c, int n, char **words, lm_err *err) {
+    if (n == 0) return LM_OK;
+    if (!strcmp(words[0], "serve") && n == 1) return LM_OK;
+    if (!strcmp(words[0], "list") && n == 1) {
+        c->command = BRIDGE_LIST;
+        return LM_OK;
+    }
+    if (!strcmp(words[0], "import")) {
+        if (n < 2 || n > 3)
+            return lm_fail(err, LM_INVALID, "import needs a file: mlx-ollama-bridge import FILE.gguf [NAME]");
+        c->command = BRIDGE_IMPORT;
+        c->file = words[1];
+        c->name = n == 3 ? words[2] : NULL;
+        return LM_OK;
+    }
+    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, import and list", words[0]);
+}
+
+lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *err) {
+    bridge_config c = {.command = BRIDGE_SERVE,
+                       .host = "127.0.0.1",
+                       .port = DEFAULT_PORT,
+                       .n_parallel = 4,
+                       .max_queue = 512,
+                       .keep_alive_ns = 300 * SECOND_NS,
+                       .drain_ns = 30 * SECOND_NS};
+    c.roots = lm_alloc((size_t)(argc + 1) * sizeof *c.roots);
+    lm_status st = read_environment(&c, err);
+    while (st == LM_OK) {
+        int option = getopt_long(argc, argv, "", options, NULL);
+        if (option < 0) break;
+        st = take_option(&c, option, optarg, err);
+    }
+    if (st == LM_OK && c.command == BRIDGE_SERVE) st = take_command(&c, argc - optind, argv + optind, err);
+    if (st != LM_OK) {
+        free(c.roots);
+        return st;
+    }
+    *out = c;
+    return LM_OK;
+}

@@ -1,0 +1,116 @@
+#include "base/test.h"
+#include "bridge/bridge.h"
+
+#include <getopt.h>
+
+static void expect_host(const char *text, const char *host, uint16_t port) {
+    char got[256];
+    uint16_t n = 0;
+    bridge_parse_host(text, got, &n);
+    if (strcmp(got, host) || n != port) fail_msg("%s gives %s and %u", text, got, n);
+}
+
+static void ollama_host_is_read_in_all_its_forms(void **state) {
+    (void)state;
+    expect_host("1.2.3.4", "1.2.3.4", 11434);
+    expect_host("1.2.3.4:5678", "1.2.3.4", 5678);
+    expect_host(":1234", "0.0.0.0", 1234);
+    expect_host("example.com", "example.com", 11434);
+    expect_host("http://example.com", "example.com", 80);
+    expect_host("https://example.com", "example.com", 443);
+    expect_host("https://example.com:99/a/b", "example.com", 99);
+    expect_host("example.com/ollama", "example.com", 11434);
+    expect_host("[::1]", "::1", 11434);
+    expect_host("[::1]:1234", "::1", 1234);
+    expect_host("::1", "::1", 11434);
+    expect_host("http://", "127.0.0.1", 80);
+    expect_host("1.2.3.4:66000", "1.2.3.4", 11434);
+    expect_host("1.2.3.4:x", "1.2.3.4", 11434);
+    expect_host("1.2.3.4:", "1.2.3.4", 11434);
+}
+
+static bridge_config read_args(int n, char **words, lm_status want, const char *text) {
+    bridge_config c = {0};
+    lm_err err = {0};
+    optind = 0;
+    lm_status st = bridge_config_read(n, words, &c, &err);
+    if (st != want) fail_msg("got %s: %s", lm_status_name(st), err.text);
+    if (text && !strstr(err.text, text)) fail_msg("text is: %s", err.text);
+    return c;
+}
+
+static void clear_environment(void) {
+    const char *names[] = {"MLX_BRIDGE_PORT",          "OLLAMA_HOST",      "OLLAMA_KEEP_ALIVE",
+                           "OLLAMA_NUM_PARALLEL",      "OLLAMA_MAX_QUEUE", "OLLAMA_CONTEXT_LENGTH",
+                           "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_DEBUG"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
+}
+
+static void options_win_over_the_environment(void **state) {
+    (void)state;
+    clear_environment();
+    setenv("OLLAMA_HOST", "\"0.0.0.0:1\"", 1);
+    char *none[] = {"bridge", NULL};
+    bridge_config c = read_args(1, none, LM_OK, NULL);
+    assert_string_equal(c.host, "0.0.0.0");
+    assert_int_equal(c.port, 1);
+    free(c.roots);
+    setenv("MLX_BRIDGE_PORT", "2", 1);
+    c = read_args(1, none, LM_OK, NULL);
+    assert_int_equal(c.port, 2);
+    free(c.roots);
+    char *some[] = {"bridge", "--port", "3", "--root", "a", "serve", "--root=b", NULL};
+    c = read_args(7, some, LM_OK, NULL);
+    assert_int_equal(c.port, 3);
+    assert_int_equal(c.n_roots, 2);
+    assert_string_equal(c.roots[1], "b");
+    free(c.roots);
+    clear_environment();
+}
+
+static void keep_alive_is_seconds_or_a_duration(void **state) {
+    (void)state;
+    clear_environment();
+    char *none[] = {"bridge", NULL};
+    const struct {
+        const char *text;
+        int64_t ns;
+    } cases[] = {
+        {"300", INT64_C(300000000000)}, {"1h", INT64_C(3600000000000)}, {"-1", -1}, {"-5m", -1}, {"0", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        setenv("OLLAMA_KEEP_ALIVE", cases[i].text, 1);
+        bridge_config c = read_args(1, none, LM_OK, NULL);
+        assert_int_equal(c.keep_alive_ns, cases[i].ns);
+        free(c.roots);
+    }
+    setenv("OLLAMA_KEEP_ALIVE", "soon", 1);
+    read_args(1, none, LM_INVALID, "OLLAMA_KEEP_ALIVE");
+    clear_environment();
+}
+
+static void wrong_usage_says_what_is_right(void **state) {
+    (void)state;
+    clear_environment();
+    char *mlx[] = {"bridge", "--backend", "mlx", NULL};
+    read_args(3, mlx, LM_INVALID, "use --backend cpu");
+    char *port[] = {"bridge", "--port", "70000", NULL};
+    read_args(3, port, LM_INVALID, "65535");
+    char *word[] = {"bridge", "dance", NULL};
+    read_args(2, word, LM_INVALID, "serve, import and list");
+    char *import[] = {"bridge", "import", NULL};
+    read_args(2, import, LM_INVALID, "FILE.gguf");
+    setenv("OLLAMA_MAX_QUEUE", "many", 1);
+    char *none[] = {"bridge", NULL};
+    read_args(1, none, LM_INVALID, "OLLAMA_MAX_QUEUE");
+    clear_environment();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ollama_host_is_read_in_all_its_forms),
+        cmocka_unit_test(options_win_over_the_environment),
+        cmocka_unit_test(keep_alive_is_seconds_or_a_duration),
+        cmocka_unit_test(wrong_usage_says_what_is_right),
+    };
+    return cmocka_run_group_tests_name("bridge.config", tests, NULL, NULL);
+}

@@ -1,0 +1,113 @@
+/* models.c - the commands about models on this disk: import and list. */
+#include "bridge/bridge.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "store/store.h"
+
+static int fail(const char *text) {
+    fprintf(stderr, "mlx-ollama-bridge: %s\n", text);
+    return EXIT_FAILED;
+}
+
+static lm_status open_store(const bridge_config *c, lm_store **out, lm_err *err) {
+    lm_store_config config = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
+    return lm_store_open(out, &config, err);
+}
+
+/* ---- import */
+
+typedef struct progress {
+    bool terminal;
+    unsigned shown; /* percent */
+} progress;
+
+static bool show_progress(void *ctx, uint64_t done, uint64_t total) {
+    progress *p = ctx;
+    unsigned percent = total ? (unsigned)(done * 100 / total) : 100;
+    unsigned step = p->terminal ? 1 : 10;
+    if (percent < p->shown + step) return true;
+    p->shown = percent - percent % step;
+    if (p->terminal)
+        fprintf(stderr, "\r\033[1mimporting\033[0m %3u %%", p->shown);
+    else
+        fprintf(stderr, "importing %u %%\n", p->shown);
+    return true;
+}
+
+/* "SmolLM2-135M.Q4_1.gguf" to "smollm2-135m.q4_1" */
+static char *name_of_file(const char *file) {
+    const char *slash = strrchr(file, '/');
+    lm_str base = lm_str_of(slash ? slash + 1 : file);
+    if (lm_str_ends(base, LM_STR(".gguf"))) base.len -= 5;
+    char *name = lm_str_dup(base);
+    for (char *p = name; *p; p++) {
+        *p = (char)tolower((unsigned char)*p);
+        if (!isalnum((unsigned char)*p) && !strchr("._-", *p)) *p = '-';
+    }
+    return name;
+}
+
+int bridge_import(const bridge_config *c) {
+    lm_store *store = NULL;
+    lm_err err = {0};
+    char *dir = NULL, *name = c->name ? lm_strdup(c->name) : name_of_file(c->file);
+    progress p = {.terminal = isatty(STDERR_FILENO) != 0};
+    lm_status st = open_store(c, &store, &err);
+    if (st == LM_OK) st = lm_store_place(store, name, &dir, &err);
+    if (st == LM_OK && lm_path_is_dir(dir)) {
+        st = lm_fail(&err, LM_INVALID,
+                     "a model %s exists already in %s: choose another name, or delete it first", name, dir);
+    }
+    if (st == LM_OK) st = lm_import_gguf(c->file, dir, show_progress, &p, &err);
+    if (p.terminal && p.shown) fputc('\n', stderr);
+    if (st == LM_OK) printf("%s\n", dir);
+    if (store) lm_store_close(store);
+    free(dir);
+    free(name);
+    return st == LM_OK ? EXIT_OK : fail(err.text);
+}
+
+/* ---- list */
+
+static void human_size(uint64_t bytes, char out[16]) {
+    if (bytes >= 1000000000)
+        snprintf(out, 16, "%.1f GB", (double)bytes / 1e9);
+    else if (bytes >= 1000000)
+        snprintf(out, 16, "%.0f MB", (double)bytes / 1e6);
+    else
+        snprintf(out, 16, "%.0f KB", (double)bytes / 1e3);
+}
+
+int bridge_list(const bridge_config *c) {
+    lm_store *store = NULL;
+    lm_entry *list = NULL;
+    uint32_t n = 0;
+    lm_err err = {0};
+    lm_status st = open_store(c, &store, &err);
+    if (st == LM_OK) st = lm_store_list(store, &list, &n, &err);
+    int width = 4;
+    for (uint32_t i = 0; i < n; i++)
+        if ((int)strlen(list[i].name) > width) width = (int)strlen(list[i].name);
+    if (st == LM_OK)
+        printf("%-*s    %-12s    %-8s    %-16s    %s\n", width, "NAME", "ID", "SIZE", "MODIFIED", "PLACE");
+    for (uint32_t i = 0; i < n; i++) {
+        char size[16], when[32];
+        time_t seconds = (time_t)(list[i].modified_ns / 1000000000);
+        struct tm t;
+        localtime_r(&seconds, &t);
+        strftime(when, sizeof when, "%Y-%m-%d %H:%M", &t);
+        human_size(list[i].size, size);
+        printf("%-*s    %.12s    %-8s    %-16s    %s\n", width, list[i].name, list[i].digest, size, when,
+               list[i].dir);
+    }
+    free(list);
+    if (store) lm_store_close(store);
+    return st == LM_OK ? EXIT_OK : fail(err.text);
+}
