@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Perplexity of model directories here and in mlx-lm (float32, CPU) over the same text; fails when they differ.
+
+    perplexity.py --program build/release/bin/lm-perplexity [--limit 0.005] [--features NAME] MODEL_DIR...
+
+Needs mlx-lm 0.32.2 and tokenizers. The text is tests/data/perplexity.txt: beginnings of public-domain novels, prose
+and C code of our own. mlx-lm's own number is kept beside the ids in --cache, because it takes a while.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TEXT = Path(__file__).resolve().parent / "data" / "perplexity.txt"
+
+
+def reference(directory, ids, window):
+    import mlx.core as mx
+    import numpy as np
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    model, _ = load_model(directory)
+    model.set_dtype(mx.float32)
+    total, count = 0.0, 0
+    for at in range(0, len(ids) - 1, window):
+        part = ids[at : at + window]
+        if len(part) < 2:
+            break
+        logits = np.array(model(mx.array([part[:-1]]))[0], dtype=np.float64)
+        top = logits.max(axis=-1)
+        norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
+        total += float((norm - logits[np.arange(len(part) - 1), part[1:]]).sum())
+        count += len(part) - 1
+    return math.exp(total / count), count
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--program", required=True)
+    args.add_argument("--limit", type=float, default=0.005, help="largest relative difference")
+    args.add_argument("--window", type=int, default=512)
+    args.add_argument("--features")
+    args.add_argument("--threads", default="0")
+    args.add_argument("--cache", type=Path, help="a directory for ids and mlx-lm's numbers")
+    args.add_argument("models", nargs="+", type=Path)
+    a = args.parse_args()
+    cache = a.cache or Path(tempfile.mkdtemp(prefix="perplexity-"))
+    cache.mkdir(parents=True, exist_ok=True)
+    bad = 0
+    for directory in a.models:
+        from tokenizers import Tokenizer
+
+        text = TEXT.read_text(encoding="utf-8")
+        ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+        weights = sorted(directory.glob("*.safetensors"))
+        key = repr((ids, a.window, [(w.name, w.stat().st_size, w.stat().st_mtime_ns) for w in weights]))
+        stem = cache / (directory.name + "-" + hashlib.sha256(key.encode()).hexdigest()[:12])
+        ids_file, known = stem.with_suffix(".ids"), stem.with_suffix(".json")
+        ids_file.write_text(" ".join(map(str, ids)))
+        if not known.exists():
+            want, count = reference(directory, ids, a.window)
+            known.write_text(json.dumps({"perplexity": want, "tokens": count}))
+        want = json.loads(known.read_text())
+        command = [a.program, "--model", str(directory), "--ids", str(ids_file), "--window", str(a.window)]
+        command += ["--threads", a.threads] + (["--features", a.features] if a.features else [])
+        got = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        if got["tokens"] != want["tokens"]:
+            sys.exit(f"{directory}: {got['tokens']} tokens here, {want['tokens']} in mlx-lm")
+        off = got["perplexity"] / want["perplexity"] - 1
+        fine = abs(off) <= a.limit
+        bad += not fine
+        print(f"{directory.name}: {got['perplexity']:.4f} with {got['device']}, mlx-lm {want['perplexity']:.4f}: "
+              f"{off:+.3%} {'ok' if fine else 'TOO FAR'}", flush=True)
+    if bad:
+        sys.exit(f"{bad} of {len(a.models)} models differ by more than {a.limit:.1%}")
+
+
+if __name__ == "__main__":
+    main()
