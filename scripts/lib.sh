@@ -34,6 +34,7 @@ file:/etc/ssl/certs/ca-certificates.crt ca-certificates -'
 
 LM_NEEDS_CHECK='
 pc:cmocka                libcmocka-dev        cmocka
+cmd:shellcheck           shellcheck           shellcheck
 cmd:git                  git                  git
 cmd:node                 nodejs               node
 cmd:npm                  npm                  -
