@@ -9,7 +9,10 @@ import re
 import sys
 
 SRC = pathlib.Path(__file__).resolve().parent.parent / "src"
-PUBLIC = {"base": {"base.h", "file.h", "json.h", "pool.h", "test.h"}}
+PUBLIC = {
+    "base": {"base.h", "file.h", "json.h", "pool.h", "test.h"},
+    "weights": {"weights.h", "gguf.h", "safetensors_write.h"},
+}
 
 
 def rooms():
