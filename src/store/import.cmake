@@ -1,0 +1,9 @@
+# The GGUF importer's part of this room; CMakeLists.txt includes it.
+set(import_sources import.c import_family.c import_config.c import_tensors.c import_blocks.c import_tokenizer.c
+    import_pretokens.c import_spm.c)
+
+# The importer alone, for scripts and checks: mlx-ollama-import FILE.gguf DIRECTORY. It is built from its own files, so
+# that it needs neither the tokenizer library nor a model.
+add_executable(mlx-ollama-import import_main.c ${import_sources})
+target_include_directories(mlx-ollama-import PRIVATE ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(mlx-ollama-import PRIVATE lm_weights PkgConfig::JANSSON)

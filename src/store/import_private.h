@@ -1,0 +1,129 @@
+/* import_private.h - what the files of the GGUF importer share.
+ *
+ * import.c opens the GGUF file, finds its family, and fills a directory beside the target, which is renamed
+ * into place when every file in it is on the disk: import_tensors.c    model.safetensors  (plan: names,
+ * forms, shapes; then one pass over the data) import_config.c     config.json, generation_config.json
+ *     import_tokenizer.c  tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja
+ */
+#ifndef LM_STORE_IMPORT_PRIVATE_H
+#define LM_STORE_IMPORT_PRIVATE_H
+
+#include <jansson.h>
+
+#include "store/store.h"
+#include "weights/gguf.h"
+#include "weights/safetensors_write.h"
+#include "weights/weights.h"
+
+/* ---- families (import_family.c) */
+
+/* One tensor of a block: "blk.N.FROM.weight" becomes "model.layers.N.TO.weight". */
+typedef struct lm_rename {
+    const char *from, *to;
+} lm_rename;
+
+typedef struct lm_family {
+    const char *arch;         /* general.architecture */
+    const char *model_type;   /* of config.json */
+    const char *class_name;   /* "LlamaForCausalLM" */
+    const lm_rename *renames; /* ends with {NULL, NULL}; looked up before the common ones */
+    bool permuted;            /* the converter to GGUF re-ordered the rows of q and k for interleaved rope */
+    bool norms_plus_one;      /* the converter added 1 to norm weights; the model adds it again */
+    bool experts; /* a mixture of experts: same arch as a dense family, told apart by the metadata */
+} lm_family;
+
+/* LM_UNSUPPORTED: names the architecture and the ones that are known. */
+lm_status lm_family_of(const lm_gguf *g, const lm_family **out, lm_err *err) LM_CHECKED;
+
+/* Where a tensor goes: the MLX name without ".weight" or ".bias" in module, and that part in suffix
+ * (".weight", ".bias",
+ * "" for a bare parameter). skip: the file needs it for itself only (rope tables). LM_UNSUPPORTED: no place
+ * for it. */
+typedef struct lm_target {
+    char module[160];
+    const char *suffix;
+    bool skip;
+    bool is_q, is_k, is_norm;
+} lm_target;
+lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm_err *err) LM_CHECKED;
+
+/* ---- blocks (import_blocks.c) */
+
+/* The MLX form of one GGML type. quant NONE: numbers of dtype are copied. */
+typedef struct lm_form {
+    lm_quant_spec quant;
+    lm_dtype dtype; /* of the numbers, or of scales and biases */
+} lm_form;
+bool lm_form_of(lm_ggml_type type, lm_form *out); /* false: no MLX form is known for it */
+
+/* Converts n elements (whole blocks of `type`; a multiple of 32) from src. codes: n * bits / 8 bytes; scales
+ * and biases: n / 32 f16 (or u8 exponents in scales for mxfp4, biases then unused). False: a scale is not
+ * finite or does not fit f16. */
+bool lm_blocks_convert(lm_ggml_type type, const uint8_t *src, uint64_t n, uint8_t *codes, uint16_t *scales,
+                       uint16_t *biases);
+
+/* ---- tensors (import_tensors.c) */
+
+typedef struct lm_plan lm_plan; /* every tensor's name, form and shape */
+
+lm_status lm_plan_open(lm_plan **out, const lm_gguf *g, const lm_family *f, lm_err *err) LM_CHECKED;
+void lm_plan_close(lm_plan *p);                       /* NULL allowed */
+bool lm_plan_has(const lm_plan *p, const char *name); /* an MLX tensor name, ".weight" included */
+json_t *
+lm_plan_quantization(const lm_plan *p); /* for config.json, new reference; NULL when nothing is quantised */
+/* Writes path. LM_CORRUPT, LM_NO_SPACE, LM_IO, LM_CANCELLED. */
+lm_status lm_plan_write(const lm_plan *p, const char *path, lm_import_progress *progress, void *ctx,
+                        lm_err *err) LM_CHECKED;
+
+/* ---- config (import_config.c) */
+
+lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *p, const char *dir,
+                           lm_err *err) LM_CHECKED;
+/* Writes value as indented JSON to dir/name. */
+lm_status lm_import_json(const json_t *value, const char *dir, const char *name, lm_err *err) LM_CHECKED;
+
+/* ---- tokenizer (import_tokenizer.c, import_pretokens.c, import_spm.c) */
+
+lm_status lm_import_tokenizer(const lm_gguf *g, const char *dir, lm_err *err) LM_CHECKED;
+
+typedef enum lm_token_type {
+    LM_TOKEN_NORMAL = 1,
+    LM_TOKEN_UNKNOWN,
+    LM_TOKEN_CONTROL,
+    LM_TOKEN_USER,
+    LM_TOKEN_UNUSED,
+    LM_TOKEN_BYTE
+} lm_token_type;
+
+typedef struct lm_vocab {
+    lm_str *tokens;
+    int32_t *types; /* lm_token_type */
+    float *scores;  /* NULL in byte-level vocabularies */
+    uint32_t n;
+    uint32_t *slots; /* hash index of tokens: id + 1, 0 = free */
+    uint32_t mask;
+    int32_t bos, eos, unk, pad; /* -1: none */
+    bool add_bos, add_eos;
+    int32_t *stops; /* every id that ends a generation, eos first; n_stops */
+    uint32_t n_stops;
+} lm_vocab;
+
+/* LM_CORRUPT: no tokens, tokens that occur twice, ids out of range. */
+lm_status lm_vocab_open(lm_vocab *v, const lm_gguf *g, lm_err *err) LM_CHECKED;
+void lm_vocab_release(lm_vocab *v);
+int32_t lm_vocab_find(const lm_vocab *v, lm_str token); /* -1: none */
+
+/* How a byte-level vocabulary cuts text before merging. */
+typedef struct lm_pretokens {
+    const char *names[8];   /* of tokenizer.ggml.pre */
+    const char *regexes[6]; /* applied one after the other, each cuts what is left */
+    bool nfc;               /* text is normalised to NFC first */
+    bool ignore_merges;     /* a whole word that is a token needs no merges */
+    bool add_bos;           /* unless the file says otherwise */
+} lm_pretokens;
+const lm_pretokens *lm_pretokens_find(lm_str name); /* NULL: unknown */
+
+/* The merges that a SentencePiece vocabulary implies, best first, as JSON pairs into b. */
+lm_status lm_spm_merges(const lm_vocab *v, lm_buf *b, lm_err *err) LM_CHECKED;
+
+#endif

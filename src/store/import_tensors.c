@@ -1,0 +1,333 @@
+/* The plan lists every tensor that will be written, from the GGUF file's list alone: forms and shapes are
+ * known before any data is read, so the output's header comes first and the data streams through buffers of a
+ * fixed size. */
+#include "store/import_private.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE       (1u << 20) /* elements converted at a time, a whole row at least */
+#define ROW_MAX     (1u << 24) /* elements of a row, so that a piece stays bounded */
+#define TENSORS_MAX 65536
+#define DROP_EVERY  (64u << 20) /* bytes of source that may stay resident */
+
+typedef struct item {
+    const lm_gguf_tensor *source;
+    char *name; /* MLX name, with its suffix */
+    char module[160];
+    lm_form form;
+    uint32_t heads; /* rows are put back into this many heads' order; 0: as they are */
+    bool minus_one;
+    uint32_t out; /* index of the first of its specs: weight (, scales, biases) */
+} item;
+
+struct lm_plan {
+    const lm_gguf *gguf;
+    item *items;
+    uint32_t n;
+    lm_tensor_spec *specs; /* n_specs, at most three for an item */
+    uint32_t n_specs;
+};
+
+static char *name_of(const char *module, const char *suffix) {
+    char full[200];
+    snprintf(full, sizeof full, "%s%s", module, suffix);
+    return lm_strdup(full);
+}
+
+static void add_spec(lm_plan *p, char *name, lm_dtype dtype, uint32_t n_dims, const uint64_t *dims) {
+    lm_tensor_spec *s = &p->specs[p->n_specs++];
+    *s = (lm_tensor_spec){.name = name, .dtype = dtype, .n_dims = n_dims};
+    memcpy(s->dims, dims, n_dims * sizeof *dims);
+}
+
+/* True when every number of an F32 vector is exact in f16: then half the bytes say the same, and MLX computes
+ * in f16 instead of promoting everything that the vector meets to f32. */
+static bool exact_in_f16(const item *it) {
+    for (uint64_t i = 0; i < it->source->dims[0]; i++) {
+        float f;
+        memcpy(&f, it->source->data + 4 * i, 4);
+        if (it->minus_one) f -= 1.0f;
+        if (lm_f16_to_f32(lm_f32_to_f16(f)) != f) return false;
+    }
+    return true;
+}
+
+static lm_status plan_item(lm_plan *p, item *it, const lm_target *target, lm_err *err) {
+    const lm_gguf_tensor *t = it->source;
+    uint64_t dims[4];
+    uint32_t n_dims = t->n_dims;
+    while (n_dims > 2 && t->dims[n_dims - 1] == 1) n_dims--;
+    for (uint32_t i = 0; i < n_dims; i++) dims[i] = t->dims[n_dims - 1 - i];
+    if (n_dims > 3 || t->dims[0] > ROW_MAX) {
+        return lm_fail(err, LM_UNSUPPORTED, "tensor " LM_STR_FMT ": shape not supported",
+                       LM_STR_ARG(t->name));
+    }
+    if (!lm_form_of(t->type, &it->form)) {
+        return lm_fail(err, LM_UNSUPPORTED,
+                       "tensor " LM_STR_FMT
+                       " is of type %s, which can't be converted yet: use a Q4_0, Q4_1, Q5_0, Q5_1, "
+                       "Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16 or F32 file",
+                       LM_STR_ARG(t->name), lm_ggml_name(t->type));
+    }
+    bool quantised = it->form.quant.kind != LM_QUANT_NONE;
+    if (quantised && (n_dims < 2 || strcmp(target->suffix, ".weight") != 0)) {
+        return lm_fail(err, LM_UNSUPPORTED, "tensor " LM_STR_FMT " is a quantised vector",
+                       LM_STR_ARG(t->name));
+    }
+    if (it->heads && t->dims[n_dims - 1] % (2 * (uint64_t)it->heads)) {
+        return lm_fail(err, LM_CORRUPT, "tensor " LM_STR_FMT " has %llu rows, which %u heads can't share",
+                       LM_STR_ARG(t->name), (unsigned long long)t->dims[n_dims - 1], it->heads);
+    }
+    if (it->minus_one && t->type != LM_GGML_F32) {
+        return lm_fail(err, LM_UNSUPPORTED, "tensor " LM_STR_FMT ": a norm of type %s", LM_STR_ARG(t->name),
+                       lm_ggml_name(t->type));
+    }
+    if (t->type == LM_GGML_F32 && n_dims == 1 && exact_in_f16(it)) it->form.dtype = LM_F16;
+
+    memcpy(it->module, target->module, sizeof it->module);
+    it->out = p->n_specs;
+    it->name = name_of(target->module, target->suffix);
+    if (!quantised) {
+        add_spec(p, it->name, it->form.dtype, n_dims, dims);
+        return LM_OK;
+    }
+    uint64_t cols = dims[n_dims - 1];
+    dims[n_dims - 1] = cols * it->form.quant.bits / 32;
+    add_spec(p, it->name, LM_U32, n_dims, dims);
+    dims[n_dims - 1] = cols / 32;
+    add_spec(p, name_of(target->module, ".scales"), it->form.dtype, n_dims, dims);
+    if (it->form.quant.kind == LM_QUANT_AFFINE) {
+        add_spec(p, name_of(target->module, ".biases"), it->form.dtype, n_dims, dims);
+    }
+    return LM_OK;
+}
+
+/* The heads that q and k rows belong to. Only families that were permuted need them. */
+static lm_status read_heads(const lm_gguf *g, const lm_family *f, uint32_t *q, uint32_t *k, lm_err *err) {
+    char key[128];
+    if (!f->permuted) return LM_OK;
+    snprintf(key, sizeof key, "%s.attention.head_count", f->arch);
+    lm_status st = lm_gguf_u32(g, key, q, err);
+    *k = *q;
+    snprintf(key, sizeof key, "%s.attention.head_count_kv", f->arch);
+    if (st == LM_OK) st = lm_gguf_u32(g, key, k, err);
+    if (st == LM_OK && (*q == 0 || *k == 0 || *q > 65536 || *k > 65536)) {
+        st = lm_fail(err, LM_CORRUPT, "the metadata names no sensible number of attention heads");
+    }
+    return st;
+}
+
+lm_status lm_plan_open(lm_plan **out, const lm_gguf *g, const lm_family *f, lm_err *err) {
+    lm_plan *p = lm_alloc(sizeof *p);
+    uint32_t n = lm_gguf_count(g), q_heads = 0, k_heads = 0;
+    p->gguf = g;
+    p->items = lm_try_alloc(n + 1, sizeof *p->items);
+    p->specs = lm_try_alloc(3 * (size_t)n + 1, sizeof *p->specs);
+    lm_status st = p->items && p->specs ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", n);
+    if (st == LM_OK && n > TENSORS_MAX)
+        st = lm_fail(err, LM_UNSUPPORTED, "%u tensors are more than any known model has", n);
+    if (st == LM_OK) st = read_heads(g, f, &q_heads, &k_heads, err);
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
+        item *it = &p->items[p->n];
+        lm_target target;
+        it->source = lm_gguf_tensor_at(g, i);
+        st = lm_family_target(f, it->source->name, &target, err);
+        if (st != LM_OK || target.skip) continue;
+        it->heads = target.is_q ? q_heads : target.is_k ? k_heads : 0;
+        it->minus_one = target.is_norm && f->norms_plus_one;
+        p->n++;
+        st = plan_item(p, it, &target, err);
+    }
+    if (st == LM_OK && !lm_plan_has(p, "model.embed_tokens.weight")) {
+        st = lm_fail(err, LM_CORRUPT, "the file holds no token_embd.weight: not a whole language model");
+    }
+    if (st != LM_OK) {
+        lm_plan_close(p);
+        return st;
+    }
+    *out = p;
+    return LM_OK;
+}
+
+void lm_plan_close(lm_plan *p) {
+    if (!p) return;
+    for (uint32_t i = 0; i < p->n_specs; i++) free((char *)(uintptr_t)p->specs[i].name);
+    free(p->items);
+    free(p->specs);
+    free(p);
+}
+
+bool lm_plan_has(const lm_plan *p, const char *name) {
+    for (uint32_t i = 0; i < p->n_specs; i++) {
+        if (strcmp(p->specs[i].name, name) == 0) return true;
+    }
+    return false;
+}
+
+/* ---- quantization of config.json */
+
+static json_t *spec_json(lm_quant_spec q) {
+    return json_pack("{s:i, s:i, s:s}", "group_size", (int)q.group, "bits", (int)q.bits, "mode",
+                     q.kind == LM_QUANT_MXFP4 ? "mxfp4" : "affine");
+}
+
+static bool same_spec(lm_quant_spec a, lm_quant_spec b) {
+    return a.kind == b.kind && a.bits == b.bits && a.group == b.group;
+}
+
+static bool is_matrix(const item *it) {
+    return it->source->n_dims >= 2 && lm_str_ends(lm_str_of(it->name), LM_STR(".weight"));
+}
+
+json_t *lm_plan_quantization(const lm_plan *p) {
+    lm_quant_spec usual = {LM_QUANT_NONE, 0, 0};
+    uint64_t sums[3][9] = {{0}}, most = 0; /* bytes by kind and bits; the group is always 32 */
+    for (uint32_t i = 0; i < p->n; i++) {
+        lm_quant_spec q = p->items[i].form.quant;
+        if (q.kind == LM_QUANT_NONE) continue;
+        sums[q.kind][q.bits] += p->items[i].source->bytes;
+        if (sums[q.kind][q.bits] > most) { /* the form of most bytes is the rule, others are named */
+            most = sums[q.kind][q.bits];
+            usual = q;
+        }
+    }
+    if (most == 0) return NULL;
+    json_t *root = spec_json(usual);
+    for (uint32_t i = 0; i < p->n; i++) {
+        const item *it = &p->items[i];
+        if (!is_matrix(it) || same_spec(it->form.quant, usual)) continue;
+        json_object_set_new(root, it->module,
+                            it->form.quant.kind == LM_QUANT_NONE ? json_false() : spec_json(it->form.quant));
+    }
+    return root;
+}
+
+/* ---- data */
+
+typedef struct job {
+    const lm_plan *plan;
+    lm_writer *writer;
+    uint8_t *codes; /* a piece of codes or plain numbers */
+    uint16_t *scales, *biases;
+    uint64_t room; /* elements that the buffers hold */
+    lm_import_progress *progress;
+    void *ctx;
+    uint64_t done, total, dropped; /* bytes of the source */
+} job;
+
+/* Where output row r comes from. The converter to GGUF turned each head's rows (half 0, half 1) into pairs.
+ */
+static uint64_t source_row(const item *it, uint64_t r, uint64_t rows) {
+    if (!it->heads) return r;
+    uint64_t size = rows / it->heads, half = size / 2;
+    uint64_t in = r % size;
+    return r - in + 2 * (in % half) + in / half;
+}
+
+static lm_status copy_numbers(const item *it, const uint8_t *src, uint64_t n, uint8_t *out) {
+    if (it->source->type != LM_GGML_F32 || (it->form.dtype == LM_F32 && !it->minus_one)) {
+        memcpy(out, src, n * lm_dtype_size(it->form.dtype));
+        return LM_OK;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        float f;
+        memcpy(&f, src + 4 * i, 4);
+        if (it->minus_one) f -= 1.0f;
+        uint16_t h = lm_f32_to_f16(f);
+        if (it->form.dtype == LM_F32)
+            memcpy(out + 4 * i, &f, 4);
+        else
+            memcpy(out + 2 * i, &h, 2);
+    }
+    return LM_OK;
+}
+
+static lm_status put_piece(job *j, const item *it, uint64_t at, uint64_t n, lm_err *err) {
+    lm_quant_spec q = it->form.quant;
+    uint32_t size = lm_dtype_size(it->form.dtype);
+    if (q.kind == LM_QUANT_NONE) return lm_writer_put(j->writer, it->out, at * size, j->codes, n * size, err);
+    lm_status st = lm_writer_put(j->writer, it->out, at * q.bits / 8, j->codes, n * q.bits / 8, err);
+    if (st == LM_OK)
+        st = lm_writer_put(j->writer, it->out + 1, at / 32 * size, j->scales, n / 32 * size, err);
+    if (st == LM_OK && q.kind == LM_QUANT_AFFINE) {
+        st = lm_writer_put(j->writer, it->out + 2, at / 32 * size, j->biases, n / 32 * size, err);
+    }
+    return st;
+}
+
+/* n elements from src to place `fill` of the piece in the buffers. */
+static lm_status convert(job *j, const item *it, const uint8_t *src, uint64_t n, uint64_t fill, lm_err *err) {
+    lm_quant_spec q = it->form.quant;
+    if (q.kind == LM_QUANT_NONE)
+        return copy_numbers(it, src, n, j->codes + fill * lm_dtype_size(it->form.dtype));
+    void *scales = (uint8_t *)j->scales + fill / 32 * lm_dtype_size(it->form.dtype);
+    if (!lm_blocks_convert(it->source->type, src, n, j->codes + fill * q.bits / 8, scales,
+                           j->biases + fill / 32)) {
+        return lm_fail(err, LM_CORRUPT,
+                       "tensor " LM_STR_FMT " holds scales that are not finite or beyond f16: damaged?",
+                       LM_STR_ARG(it->source->name));
+    }
+    return LM_OK;
+}
+
+static lm_status report(job *j, uint64_t bytes, lm_err *err) {
+    j->done += bytes;
+    if (j->done - j->dropped > DROP_EVERY) {
+        lm_gguf_drop(j->plan->gguf);
+        j->dropped = j->done;
+    }
+    if (j->progress && !j->progress(j->ctx, j->done, j->total))
+        return lm_fail(err, LM_CANCELLED, "the import was cancelled");
+    return LM_OK;
+}
+
+/* A vector counts as a column here, so that heads permute its elements. */
+static lm_status write_item(job *j, const item *it, lm_err *err) {
+    const lm_gguf_tensor *t = it->source;
+    uint64_t cols = t->n_dims > 1 || !it->heads ? t->dims[0] : 1;
+    uint64_t row_bytes = cols == t->dims[0] ? t->row_bytes : t->row_bytes / t->dims[0];
+    uint64_t rows = t->bytes / row_bytes;
+    uint64_t fill = 0, first = 0;
+    for (uint64_t r = 0; r < rows; r++) {
+        lm_status st = convert(j, it, t->data + source_row(it, r, rows) * row_bytes, cols, fill, err);
+        fill += cols;
+        if (st == LM_OK && (fill + cols > j->room || r + 1 == rows)) {
+            st = put_piece(j, it, first, fill, err);
+            if (st == LM_OK) st = report(j, fill / cols * row_bytes, err);
+            first += fill;
+            fill = 0;
+        }
+        if (st != LM_OK) return st;
+    }
+    return LM_OK;
+}
+
+lm_status lm_plan_write(const lm_plan *p, const char *path, lm_import_progress *progress, void *ctx,
+                        lm_err *err) {
+    job j = {.plan = p, .progress = progress, .ctx = ctx, .room = PIECE};
+    for (uint32_t i = 0; i < p->n; i++) {
+        j.total += p->items[i].source->bytes;
+        if (p->items[i].source->dims[0] > j.room) j.room = p->items[i].source->dims[0];
+    }
+    lm_status st = lm_writer_open(&j.writer, path, p->specs, p->n_specs, err);
+    if (st != LM_OK) return st;
+    j.codes = lm_try_alloc(j.room, 4);
+    j.scales = lm_try_alloc(j.room / 32 + 1, 2);
+    j.biases = lm_try_alloc(j.room / 32 + 1, 2);
+    if (!j.codes || !j.scales || !j.biases)
+        st = lm_fail(err, LM_NO_MEMORY, "no memory to convert rows of %llu numbers",
+                     (unsigned long long)j.room);
+    for (uint32_t i = 0; i < p->n && st == LM_OK; i++) st = write_item(&j, &p->items[i], err);
+    free(j.codes);
+    free(j.scales);
+    free(j.biases);
+    lm_gguf_drop(p->gguf);
+    if (st != LM_OK) {
+        lm_writer_abort(j.writer);
+        return st;
+    }
+    return lm_writer_finish(j.writer, err);
+}
