@@ -1,13 +1,14 @@
 /* How it works.
  *
- * A job is published in one 64-bit word: the job's number above, the pieces not yet taken below. A thread takes a piece by
- * lowering that word with compare-and-swap, so a late thread that still holds the word of an earlier job
- * fails and looks again; only after it has succeeded does it read the job's fields, and those stay as they are until its piece is
- * reported in `done`. The caller publishes, works along, and waits until `done` counts all pieces: it never
- * waits for a thread that took none.
+ * A job is published in one 64-bit word: the job's number above, the pieces not yet taken below. A thread
+ * takes a piece by lowering that word with compare-and-swap, so a late thread that still holds the word of an
+ * earlier job fails and looks again; only after it has succeeded does it read the job's fields, and those
+ * stay as they are until its piece is reported in `done`. The caller publishes, works along, and waits until
+ * `done` counts all pieces: it never waits for a thread that took none.
  *
- * Waiting, in both directions, is three steps: pause instructions for as long as the next job of a chain usually takes to
- * come, then sched_yield (free on an idle machine, gives the core away on a crowded one), then sleep on a condition.
+ * Waiting, in both directions, is three steps: pause instructions for as long as the next job of a chain
+ * usually takes to come, then sched_yield (free on an idle machine, gives the core away on a crowded one),
+ * then sleep on a condition.
  */
 #include "base/pool.h"
 
@@ -25,10 +26,10 @@
 
 #define MAX_THREADS 256
 
-/* How long to wait in each way. A decode step leaves gaps of some microseconds between jobs, the sampler one of
- * some hundred between steps: a worker stays awake over both, and no longer. */
-#define PAUSE_NS 20000
-#define YIELD_NS 400000
+/* How long to wait in each way. A decode step leaves gaps of some microseconds between jobs, the sampler one
+ * of some hundred between steps: a worker stays awake over both, and no longer. */
+#define PAUSE_NS        20000
+#define YIELD_NS        400000
 #define CALLER_PAUSE_NS 30000
 
 #define LINE 64 /* bytes of a cache line: what one thread writes often lies apart from what others read */
@@ -165,7 +166,8 @@ void lm_pool_run(lm_pool *p, lm_pool_job *job, void *arg, uint32_t n_chunks) {
     p->n_chunks = n_chunks;
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
     uint64_t number = (atomic_load_explicit(&p->word, memory_order_relaxed) >> 32) + 1;
-    /* Sequentially consistent, as the look at `sleepers` below: a worker that goes to sleep either sees this job or is seen. */
+    /* Sequentially consistent, as the look at `sleepers` below: a worker that goes to sleep either sees this
+     * job or is seen. */
     atomic_store(&p->word, number << 32 | n_chunks);
     if (atomic_load(&p->sleepers)) {
         pthread_mutex_lock(&p->lock);
@@ -173,14 +175,15 @@ void lm_pool_run(lm_pool *p, lm_pool_job *job, void *arg, uint32_t n_chunks) {
         pthread_mutex_unlock(&p->lock);
     }
     uint32_t did = work_off(p, 0);
-    if (atomic_fetch_add_explicit(&p->done, did, memory_order_acq_rel) + did != n_chunks) await_done(p, n_chunks);
+    if (atomic_fetch_add_explicit(&p->done, did, memory_order_acq_rel) + did != n_chunks)
+        await_done(p, n_chunks);
 }
 
 lm_status lm_pool_open(lm_pool **out, uint32_t n_threads, lm_err *err) {
     if (n_threads == 0) n_threads = lm_cpu_cores();
     if (n_threads > MAX_THREADS)
-        return lm_fail(err, LM_INVALID, "%u threads are more than the %d that a pool takes; ask for fewer", n_threads,
-                       MAX_THREADS);
+        return lm_fail(err, LM_INVALID, "%u threads are more than the %d that a pool takes; ask for fewer",
+                       n_threads, MAX_THREADS);
     size_t size = sizeof(lm_pool) + (n_threads - 1) * sizeof(worker);
     lm_pool *p = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
     if (!p) return lm_fail(err, LM_NO_MEMORY, "no memory for %u threads", n_threads);
@@ -205,8 +208,8 @@ lm_status lm_pool_open(lm_pool **out, uint32_t n_threads, lm_err *err) {
         uint32_t got = p->started + 1;
         lm_pool_close(p);
         return lm_fail(err, failed == EAGAIN ? LM_NO_MEMORY : LM_INTERNAL,
-                       "the system gave %u of %u threads (%s); ask for fewer or raise the limit (ulimit -u)", got,
-                       n_threads, strerror(failed));
+                       "the system gave %u of %u threads (%s); ask for fewer or raise the limit (ulimit -u)",
+                       got, n_threads, strerror(failed));
     }
     *out = p;
     return LM_OK;
@@ -225,4 +228,6 @@ void lm_pool_close(lm_pool *p) {
     free(p);
 }
 
-uint32_t lm_pool_threads(const lm_pool *p) { return p->n_threads; }
+uint32_t lm_pool_threads(const lm_pool *p) {
+    return p->n_threads;
+}

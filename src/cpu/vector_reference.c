@@ -14,25 +14,26 @@ void lm_add_scaled_reference(float *x, const float *y, float scale, uint32_t n) 
     for (uint32_t i = 0; i < n; i++) x[i] += scale * y[i];
 }
 
-static float clamp(float x, float lo, float hi) {
+static double clamp(double x, double lo, double hi) {
     return x < lo ? lo : x > hi ? hi : x;
 }
 
-static float glu(lm_glu act, float gate, float up) {
+/* In double: 1 + tanh and 1 + erf cancel for negative gates. */
+static double glu(lm_glu act, double gate, double up) {
     switch (act) {
-    case LM_GLU_SILU: return gate / (1 + expf(-gate)) * up;
+    case LM_GLU_SILU: return gate / (1 + exp(-gate)) * up;
     case LM_GLU_GELU_TANH:
-        return 0.5f * gate * (1 + tanhf(0.7978845608f * (gate + 0.044715f * gate * gate * gate))) * up;
-    case LM_GLU_GELU: return 0.5f * gate * (1 + erff(gate * 0.7071067812f)) * up;
+        return 0.5 * gate * (1 + tanh(0.79788456080286536 * (gate + 0.044715 * gate * gate * gate))) * up;
+    case LM_GLU_GELU: return 0.5 * gate * erfc(-gate * 0.70710678118654752) * up;
     case LM_GLU_OSS:
         gate = gate > 7 ? 7 : gate;
-        return gate / (1 + expf(-1.702f * gate)) * (clamp(up, -7, 7) + 1);
+        return gate / (1 + exp(-1.702 * gate)) * (clamp(up, -7, 7) + 1);
     }
     return 0;
 }
 
 void lm_glu_reference(lm_glu act, const float *gate, const float *up, uint32_t n, float *out) {
-    for (uint32_t i = 0; i < n; i++) out[i] = glu(act, gate[i], up[i]);
+    for (uint32_t i = 0; i < n; i++) out[i] = (float)glu(act, (double)gate[i], (double)up[i]);
 }
 
 void lm_rope_reference(float *x, uint32_t n_dims, bool interleaved, const float *cos_sin) {

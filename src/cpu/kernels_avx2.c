@@ -1,0 +1,21 @@
+#include "kernels.h"
+#include "matmul.h"
+#include "vector.h"
+
+const lm_kernels lm_kernels_avx2 = {
+    .name = "avx2",
+    .kv_f32 = false,
+    .act_kind = lm_act_kind_portable,
+    .act_bytes = lm_act_bytes,
+    .act_prepare = lm_act_prepare,
+    .matmul = lm_matmul_portable,
+    .matmul_scratch = lm_matmul_scratch,
+    .matmul_step = 1,
+    .row = lm_matmul_row,
+    .rms_norm = lm_rms_norm_avx2,
+    .add_scaled = lm_add_scaled_avx2,
+    .glu = lm_glu_avx2,
+    .rope = lm_rope_avx2,
+    .to_f16 = lm_to_f16_avx2,
+    .attend = lm_attend_avx2,
+};
