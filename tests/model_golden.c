@@ -254,11 +254,45 @@ static void sequences_that_share_steps_do_not_touch_each_other(void **state) {
     assert_int_equal(bad, 0);
 }
 
+static void expect_refused(lm_model *m, const lm_slice *slices, uint32_t n, const int32_t *tokens,
+                           const uint32_t *rows, uint32_t n_rows, const char *words) {
+    const float *untouched = (const float *)tokens, *logits = untouched;
+    lm_err err = {0};
+    expect_fail(lm_model_step(m, slices, n, tokens, rows, n_rows, &logits, &err), LM_INVALID, err, words);
+    assert_ptr_equal(logits, untouched);
+    for (uint32_t i = 0; i < n; i++) assert_int_equal(lm_model_backend(m)->seq_len(slices[i].seq), 0);
+}
+
+static void a_bad_step_is_refused_and_changes_nothing(void **state) {
+    (void)state;
+    golden g = {.name = "llama-f32"};
+    lm_model *m = open_case(&g, "reference", 1);
+    lm_seq *a = open_seq(m), *b = open_seq(m);
+    int32_t tokens[N_CTX + 1] = {1, 2, 3};
+    uint32_t rows[2] = {0, 3};
+
+    expect_refused(m, &(lm_slice){a, 0}, 1, tokens, NULL, 0, "a slice of no tokens");
+    expect_refused(m, (lm_slice[]){{a, 1}, {a, 1}}, 2, tokens, NULL, 0, "one sequence is in two slices");
+    expect_refused(m, &(lm_slice){a, N_CTX + 1}, 1, tokens, NULL, 0,
+                   "65 tokens after 0 don't fit the context of 64");
+    expect_refused(m, (lm_slice[]){{a, 40}, {b, 40}}, 2, tokens, NULL, 0, "a step of 80 tokens, 1 to 64");
+    expect_refused(m, &(lm_slice){a, 3}, 1, tokens, rows, 2, "logits of row 3 of 3");
+    expect_refused(m, &(lm_slice){a, 1}, 1, tokens, rows, 2, "logits of 2 rows of 1");
+    tokens[2] = 131;
+    expect_refused(m, &(lm_slice){a, 3}, 1, tokens, NULL, 0, "token 131 is not in the vocabulary of 131");
+    tokens[2] = -1;
+    expect_refused(m, &(lm_slice){a, 3}, 1, tokens, NULL, 0, "token -1 is not in the vocabulary");
+    lm_model_backend(m)->seq_close(a);
+    lm_model_backend(m)->seq_close(b);
+    lm_model_close(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_family_and_form_computes_what_mlx_lm_does),
         cmocka_unit_test(prefill_in_chunks_gives_the_same),
         cmocka_unit_test(sequences_that_share_steps_do_not_touch_each_other),
+        cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
         cmocka_unit_test(the_fast_feature_sets_stay_close),
     };
     return cmocka_run_group_tests_name("golden models", tests, NULL, NULL);

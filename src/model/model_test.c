@@ -1,0 +1,254 @@
+/* Opening directories: what is in them, what is missing, and that claims cost nothing. No backend takes part;
+ * the forward pass is tested by tests/model_golden.c. */
+#include "base/test.h"
+
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "model/model.h"
+
+enum { WIDTH = 16, FFN = 24, VOCAB = 10 };
+
+#define CONFIG                                                                                               \
+    "\"hidden_size\":16,\"num_hidden_layers\":2,\"intermediate_size\":24,\"num_attention_heads\":2,"         \
+    "\"num_key_value_heads\":1,\"rms_norm_eps\":1e-5,\"vocab_size\":10,\"max_position_embeddings\":512"
+
+static char dir[] = "/tmp/lm-model-XXXXXX";
+
+static int make_dir(void **state) {
+    (void)state;
+    memcpy(dir + sizeof dir - 7, "XXXXXX", 6);
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state) {
+    (void)state;
+    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
+}
+
+static void put(const char *name, lm_str bytes) {
+    lm_err err = {0};
+    char *path = lm_path_join(dir, name);
+    expect_ok(lm_file_write(path, bytes, &err), err);
+    free(path);
+}
+
+static void put_config(const char *text) {
+    put("config.json", lm_str_of(text));
+}
+
+/* A list of tensors, written as zeros. */
+typedef struct file {
+    json_t *header;
+    size_t bytes;
+} file;
+
+static void add(file *f, const char *name, uint32_t rows, uint32_t cols) {
+    size_t n = (size_t)rows * (cols ? cols : 1) * 2;
+    json_t *shape = cols ? json_pack("[ii]", (int)rows, (int)cols) : json_pack("[i]", (int)rows);
+    json_t *t = json_pack("{s:s,s:o,s:[II]}", "dtype", "BF16", "shape", shape, "data_offsets",
+                          (json_int_t)f->bytes, (json_int_t)(f->bytes + n));
+    json_object_set_new(f->header, name, t);
+    f->bytes += n;
+}
+
+static void write_file(file *f) {
+    char *text = json_dumps(f->header, JSON_COMPACT);
+    size_t n = strlen(text);
+    lm_buf b;
+    lm_buf_init(&b, 1 << 20);
+    for (int i = 0; i < 8; i++) lm_buf_char(&b, (char)(n >> 8 * i));
+    lm_buf_text(&b, text);
+    for (size_t i = 0; i < f->bytes; i++) lm_buf_char(&b, 0);
+    put("model.safetensors", lm_buf_view(&b));
+    lm_buf_release(&b);
+    free(text);
+    json_decref(f->header);
+}
+
+/* Two Llama layers but for the tensor `without` (NULL: whole). */
+static file llama(const char *without, bool head) {
+    file f = {.header = json_object()};
+    char name[128];
+    static const struct {
+        const char *part;
+        uint32_t rows, cols;
+    } parts[] = {
+        {"input_layernorm", WIDTH, 0},   {"post_attention_layernorm", WIDTH, 0},
+        {"self_attn.q_proj", 16, WIDTH}, {"self_attn.k_proj", 8, WIDTH},
+        {"self_attn.v_proj", 8, WIDTH},  {"self_attn.o_proj", WIDTH, 16},
+        {"mlp.gate_proj", FFN, WIDTH},   {"mlp.up_proj", FFN, WIDTH},
+        {"mlp.down_proj", WIDTH, FFN},
+    };
+    add(&f, "model.embed_tokens.weight", VOCAB, WIDTH);
+    for (int l = 0; l < 2; l++) {
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, parts[i].part);
+            if (!without || strcmp(without, name)) add(&f, name, parts[i].rows, parts[i].cols);
+        }
+    }
+    add(&f, "model.norm.weight", WIDTH, 0);
+    if (head) add(&f, "lm_head.weight", VOCAB, WIDTH);
+    return f;
+}
+
+static void put_llama(const char *without, bool head) {
+    file f = llama(without, head);
+    write_file(&f);
+}
+
+enum { LAYER = 2 * WIDTH + 16 * WIDTH * 2 + 8 * WIDTH * 2 + 3 * FFN * WIDTH };
+
+static void inspecting_counts_without_loading(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    put_llama(NULL, false);
+    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    assert_string_equal(info.family, "llama");
+    assert_string_equal(info.quantization, "BF16");
+    assert_int_equal(info.n_params, VOCAB * WIDTH + 2 * LAYER + WIDTH);
+    assert_int_equal(info.weight_bytes, 2 * info.n_params);
+    assert_int_equal(info.kv_bytes_per_token, 2 * 2 * 2 * 8);
+    assert_int_equal(info.head_dim, 8);
+    assert_int_equal(info.n_ctx_train, 512);
+}
+
+static void a_head_of_its_own_counts_where_there_is_one(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    put_llama(NULL, true);
+    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    assert_int_equal(info.n_params, 2 * VOCAB * WIDTH + 2 * LAYER + WIDTH);
+
+    put_config("{\"model_type\":\"llama\",\"tie_word_embeddings\":true," CONFIG
+               "}"); /* then it is not used */
+    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    assert_int_equal(info.n_params, VOCAB * WIDTH + 2 * LAYER + WIDTH);
+
+    put_config("{\"model_type\":\"llama\",\"tie_word_embeddings\":false," CONFIG "}");
+    put_llama(NULL, false);
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "lm_head.weight");
+}
+
+static void a_missing_tensor_is_named(void **state) {
+    (void)state;
+    static const char *const names[] = {"model.layers.1.self_attn.k_proj.weight",
+                                        "model.layers.0.mlp.down_proj.weight",
+                                        "model.layers.1.input_layernorm.weight"};
+    lm_err err = {0};
+    lm_model_info info;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    for (size_t i = 0; i < 3; i++) {
+        put_llama(names[i], false);
+        expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, names[i]);
+    }
+    file f = {.header = json_object()};
+    add(&f, "something.else", 4, 4);
+    write_file(&f);
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "model.embed_tokens.weight");
+}
+
+static void biases_that_the_family_needs_are_asked_for(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    put_llama(NULL, false);
+    put_config("{\"model_type\":\"qwen2\"," CONFIG "}");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+                "model.layers.0.self_attn.q_proj.bias is missing");
+    put_config("{\"model_type\":\"llama\",\"mlp_bias\":true," CONFIG "}");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+                "model.layers.0.mlp.gate_proj.bias is missing");
+}
+
+static void shapes_must_be_those_of_the_config(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    file f = llama("model.layers.0.self_attn.v_proj.weight", false);
+    add(&f, "model.layers.0.self_attn.v_proj.weight", 16, 8);
+    write_file(&f);
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+                "model.layers.0.self_attn.v_proj is (16, 8), the model's config needs (8, 16)");
+
+    f = llama("model.layers.1.post_attention_layernorm.weight", false);
+    add(&f, "model.layers.1.post_attention_layernorm.weight", 8, 0);
+    write_file(&f);
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "must be 16 floating-point numbers");
+}
+
+/* Every number at its limit and next to no file: an error at once, not gigabytes. */
+static void claims_without_data_cost_nothing(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    put_llama(NULL, false);
+    put_config(
+        "{\"model_type\":\"llama\",\"hidden_size\":65536,\"num_hidden_layers\":1024,\"intermediate_size\":"
+        "1048576,\"num_attention_heads\":1024,\"rms_norm_eps\":1e-5,\"vocab_size\":4194304}");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "model.embed_tokens");
+}
+
+static void experts_kept_apart_name_the_remedy(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    file f = llama(NULL, false);
+    add(&f, "model.layers.0.block_sparse_moe.experts.0.w1.weight", FFN, WIDTH);
+    write_file(&f);
+    put_config("{\"model_type\":\"mixtral\",\"num_local_experts\":2,\"num_experts_per_tok\":1," CONFIG "}");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_UNSUPPORTED, err,
+                "convert the model with mlx_lm.convert");
+}
+
+static void an_estimate_grows_with_what_is_asked_for(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_config config = {.n_ctx = 1024, .n_parallel = 1, .max_batch = 64};
+    uint64_t one = 0, four = 0, wide = 0;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    put_llama(NULL, false);
+    expect_ok(lm_model_estimate(dir, &config, &one, &err), err);
+    config.n_parallel = 4;
+    expect_ok(lm_model_estimate(dir, &config, &four, &err), err);
+    assert_true(four - one >= 3 * 1024 * (2 * 2 * 2 * 8)); /* kv of three more sequences */
+    config.max_batch = 512;
+    expect_ok(lm_model_estimate(dir, &config, &wide, &err), err);
+    assert_true(wide > four);
+    config.n_ctx = 0;
+    expect_fail(lm_model_estimate(dir, &config, &one, &err), LM_INVALID, err, "context 0");
+}
+
+static void a_directory_that_is_not_there_is_not_found(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_model_info info;
+    assert_int_equal(lm_model_inspect("/nonexistent/model", &info, &err), LM_NOT_FOUND);
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    assert_int_equal(lm_model_inspect(dir, &info, &err), LM_NOT_FOUND); /* a config without weights */
+    put_config("{\"model_type\":");
+    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "config.json");
+}
+
+#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_dir, remove_dir)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        IN_DIR(inspecting_counts_without_loading),
+        IN_DIR(a_head_of_its_own_counts_where_there_is_one),
+        IN_DIR(a_missing_tensor_is_named),
+        IN_DIR(biases_that_the_family_needs_are_asked_for),
+        IN_DIR(shapes_must_be_those_of_the_config),
+        IN_DIR(claims_without_data_cost_nothing),
+        IN_DIR(experts_kept_apart_name_the_remedy),
+        IN_DIR(an_estimate_grows_with_what_is_asked_for),
+        IN_DIR(a_directory_that_is_not_there_is_not_found),
+    };
+    return cmocka_run_group_tests_name("model directories", tests, NULL, NULL);
+}
