@@ -175,7 +175,6 @@ static lm_status make_room(lm_engine *e, const lm_job *j, lm_err *err) {
         leaving += victim->bytes;
         n_leaving++;
     }
-    e->dirty = true; /* close_due has something to do */
     return lm_fail(err, LM_BUSY, "waiting for room");
 }
 
@@ -209,7 +208,6 @@ static placed place(lm_engine *e, lm_job *j, bool may_load, lm_err *err) {
     if (j->bytes > e->config.memory_budget) return make_room(e, j, err) == LM_OK ? WAITS_ROOM : FAILED;
     if (r) {
         r->draining = true;
-        e->dirty = true;
         return WAITS_OWN;
     }
     lm_status st = make_room(e, j, err);
@@ -251,7 +249,7 @@ void *lm_dispatcher_main(void *arg) {
         while ((j = take_cancelled(e))) fail_job(e, j, LM_CANCELLED, "request canceled");
         while (reap(e)) continue;
         while (place_all(e)) continue;
-        uint64_t next = close_due(e);
+        uint64_t next = close_due(e); /* last: placing may have decided that somebody has to go */
         if (e->stopping && !e->runners && !e->n_live) break;
         if (e->dirty) continue;
         uint64_t now = e->clock();

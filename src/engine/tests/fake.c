@@ -121,6 +121,15 @@ static lm_status fake_seq_reserve(lm_seq *s, uint32_t n, lm_err *err) {
         atomic_fetch_sub(&fake.busy_for, 1);
         return lm_fail(err, LM_BUSY, "injected: busy");
     }
+    uint32_t last = s->n / FAKE_PAGE;
+    if (s->n % FAKE_PAGE && atomic_load(&s->pages[last]->refs) > 1) { /* trimmed into a shared page */
+        page *p = NULL;
+        lm_status st = page_new(s->dev, &p, err);
+        if (st != LM_OK) return st;
+        memcpy(p->ids, s->pages[last]->ids, sizeof(p->ids));
+        page_unref(s->dev, s->pages[last]);
+        s->pages[last] = p;
+    }
     while (s->n_pages * FAKE_PAGE < s->n + n) {
         page *p = NULL;
         lm_status st = page_new(s->dev, &p, err);
