@@ -12,12 +12,12 @@
 enum { PROMPT = 40, GREEDY = 12, MIDDLE = PROMPT / 2, N_CTX = 64 };
 
 #define EXACT 1e-4 /* the reference kernels: f32 sums in another order, 6e-6 seen */
-#define FAST                                                                                                 \
-    6e-2 /* 8-bit activations, f16 keys and values; on random weights errors add up more than on trained     \
-            ones */
 
-/* A mixture's router may choose another expert when two are nearly equal. */
-#define FAST_MOE 3e-1
+/* 8-bit activations, f16 keys and values: root mean square of the difference over that of the logits, 3 to 7
+ * in a hundred seen. Attention over random weights is sharp and magnifies rounding; on trained ones
+ * perplexity is what counts (tests/perplexity.py). */
+#define FAST     4e-2
+#define FAST_MOE 2e-1 /* a router may choose another expert when two are nearly equal */
 
 typedef struct golden {
     char name[64];
@@ -107,6 +107,16 @@ static double distance(const golden *g, const float *got, const float *want) {
     return most / g->largest;
 }
 
+static double distance_rms(const golden *g, const float *got, const float *want) {
+    double off = 0, all = 0;
+    for (uint32_t i = 0; i < g->n_vocab; i++) {
+        double d = (double)got[i] - want[i];
+        off += d * d;
+        all += (double)want[i] * want[i];
+    }
+    return isfinite(off) ? sqrt(off / all) : (double)INFINITY;
+}
+
 static int32_t best(const float *logits, uint32_t n) {
     uint32_t at = 0;
     for (uint32_t i = 1; i < n; i++)
@@ -118,19 +128,20 @@ static bool is_moe(const lm_model *m) {
     return lm_model_get_info(m)->n_experts > 0;
 }
 
-/* The whole prompt in one step, then greedy tokens one by one. Returns what is wrong, or 0. */
-static int check_case(const golden *g, const char *features, double tolerance, bool greedy) {
+/* The whole prompt in one step, then greedy tokens one by one. Returns 1 when something is wrong. */
+static int check_case(const golden *g, const char *features, bool exact) {
     lm_model *m = open_case(g, features, 2);
     lm_seq *seq = open_seq(m);
     uint32_t rows[2] = {MIDDLE, PROMPT - 1};
     lm_slice slice = {seq, PROMPT};
     int bad = 0;
 
-    if (is_moe(m) && tolerance > EXACT) tolerance = FAST_MOE;
+    double tolerance = exact ? EXACT : is_moe(m) ? FAST_MOE : FAST;
     assert_int_equal(lm_model_get_info(m)->n_vocab, g->n_vocab);
     const float *logits = step(m, &slice, 1, g->tokens, rows, 2);
-    double off =
-        fmax(distance(g, logits, g->logits), distance(g, logits + g->n_vocab, g->logits + g->n_vocab));
+    const float *last = logits + g->n_vocab, *want = g->logits + g->n_vocab;
+    double off = exact ? fmax(distance(g, logits, g->logits), distance(g, last, want))
+                       : fmax(distance_rms(g, logits, g->logits), distance_rms(g, last, want));
     if (off > tolerance) {
         print_error("%s with %s: logits are off by %.2e, %.0e is allowed\n", g->name, features, off,
                     tolerance);
@@ -138,8 +149,7 @@ static int check_case(const golden *g, const char *features, double tolerance, b
     } else if (getenv("LM_GOLDEN_SHOW")) {
         print_message("%s with %s: %.2e\n", g->name, features, off);
     }
-    const float *last = logits + g->n_vocab;
-    for (int i = 0; greedy && i < GREEDY; i++) {
+    for (int i = 0; exact && i < GREEDY; i++) {
         int32_t token = best(last, g->n_vocab);
         uint32_t row = 0;
         if (token != g->tokens[PROMPT + i]) {
@@ -160,7 +170,7 @@ static void every_family_and_form_computes_what_mlx_lm_does(void **state) {
     lm_weights *w = expectations();
     golden g;
     int bad = 0, n = 0;
-    for (uint32_t i = 0; next_case(w, &i, &g); n++) bad += check_case(&g, "reference", EXACT, true);
+    for (uint32_t i = 0; next_case(w, &i, &g); n++) bad += check_case(&g, "reference", true);
     lm_weights_close(w);
     assert_true(n >= 50);
     assert_int_equal(bad, 0);
@@ -174,7 +184,7 @@ static void the_fast_feature_sets_stay_close(void **state) {
     for (const char *const *f = lm_cpu_features(); *f; f++) {
         if (!strcmp(*f, "reference")) continue;
         n_sets++;
-        for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_case(&g, *f, FAST, false);
+        for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_case(&g, *f, false);
     }
     lm_weights_close(w);
     assert_true(n_sets > 0); /* "portable" runs everywhere */
