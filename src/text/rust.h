@@ -48,4 +48,16 @@ int lmr_tok_encode(const lmr_tok *tok, const char *text, size_t len, bool add_sp
 int lmr_tok_decode(const lmr_tok *tok, const int32_t *ids, size_t n, bool skip_special, lmr_byte_sink *sink,
                    void *ctx, lmr_err_text err);
 
+/* ---- chat template (rust/src/template.rs) */
+typedef struct lmr_tmpl lmr_tmpl;
+
+/* strftime of the local time: at most room bytes into out, returns how many; 0 when it cannot. */
+typedef size_t lmr_clock(const char *format, char *out, size_t room);
+
+int lmr_tmpl_open(lmr_tmpl **out, const char *source, size_t len, lmr_clock *clock, lmr_err_text err);
+void lmr_tmpl_close(lmr_tmpl *tmpl); /* NULL allowed */
+int lmr_tmpl_render(const lmr_tmpl *tmpl, const char *context, size_t len, lmr_byte_sink *sink, void *ctx,
+                    lmr_err_text err);
+bool lmr_tmpl_uses(const lmr_tmpl *tmpl, const char *name, size_t len);
+
 #endif

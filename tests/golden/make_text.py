@@ -8,11 +8,15 @@ Needs tokenizers, transformers and jinja2. The result is deterministic but for w
 """
 
 import argparse
+import collections
 import json
+import math
 import pathlib
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
                         trainers)
+
+import text_templates
 
 
 CORPUS = [
@@ -96,20 +100,23 @@ def byte_fallback():
 
 
 def metaspace():
-    """A Unigram model with metaspace, as T5's and older SentencePiece conversions."""
-    t = Tokenizer(models.Unigram())
+    """A Unigram model with metaspace, as T5's and older SentencePiece conversions. Its pieces are counted here: the
+    trainer's result differs from run to run."""
+    counts = collections.Counter()
+    for text in CORPUS:
+        for word in text.split():
+            word = "\u2581" + word
+            counts.update(word[i:j] for i in range(len(word)) for j in range(i + 1, min(i + 7, len(word) + 1)))
+    pieces = sorted((p for p, n in counts.items() if len(p) == 1 or n >= 3), key=lambda p: (-counts[p], p))
+    vocab = [("<unk>", 0.0), ("</s>", 0.0)]
+    vocab += [(p, round(math.log(counts[p] * len(p) ** 2 / 4000), 4)) for p in pieces]
+    t = Tokenizer(models.Unigram(vocab, unk_id=0))
     t.normalizer = normalizers.NFKC()
     t.pre_tokenizer = pre_tokenizers.Metaspace()
     t.decoder = decoders.Metaspace()
-    t.train_from_iterator(CORPUS, trainers.UnigramTrainer(
-        vocab_size=300, show_progress=False, special_tokens=["<unk>", "</s>"], unk_token="<unk>"))
+    t.add_special_tokens(["<unk>", "</s>"])
     t.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return t
-
-
-def write(path, value, **how):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, **how) + "\n", encoding="utf-8")
 
 
 def make_tokenizer(out, name, t):
@@ -136,6 +143,7 @@ def main():
     make_tokenizer(out, "byte_level", byte_level())
     make_tokenizer(out, "byte_fallback", byte_fallback())
     make_tokenizer(out, "metaspace", metaspace())
+    text_templates.make(out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
 //!  * objects are opaque boxes, immutable after opening (a matcher excepted) and so free to share between threads;
 //!  * bytes and ids that C should keep go through a sink callback, so no memory changes its owner.
 
+mod pyfmt;
+mod sandbox;
+mod template;
 mod tokenizer;
 
 use std::cell::RefCell;
