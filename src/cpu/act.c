@@ -69,6 +69,7 @@ void lm_act_prepare(uint32_t kind, const float *x, uint32_t cols, void *act) {
             sum += q[i];
         }
         scales[k / LM_ACT_BLOCK] = d;
-        sums[k / group] += d * (float)sum;
+        float part = d * (float)sum; /* a statement of its own: no set may fuse it */
+        sums[k / group] += part;
     }
 }

@@ -2,3 +2,8 @@
 # LM_MATMUL_SRC to lm_module. Kernels are compiled with -O3 in every build type: the tests run them thousands of times.
 set(LM_MATMUL_SRC act.c matmul_reference.c matmul_portable.c)
 set_source_files_properties(matmul_portable.c PROPERTIES COMPILE_OPTIONS "-O3")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set(lm_matmul_avx2 act_avx2.c matmul_avx2.c matmul_avx2_many.c matmul_avx2_plain.c)
+    list(APPEND LM_MATMUL_SRC ${lm_matmul_avx2})
+    set_source_files_properties(${lm_matmul_avx2} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c")
+endif()

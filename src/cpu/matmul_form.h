@@ -81,8 +81,7 @@ static inline float lm_number(lm_dtype dtype, const void *array, size_t i) {
 
 /* mxfp4 as the integer kernels read it: twice an E2M1 number is whole, so code + 12 is in [0, 24] and the
  * value is half the block's scale times (code - 12). Entry 8 is minus zero. */
-#define LM_MXFP4_CODES                                                                                       \
-    { 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0 }
+#define LM_MXFP4_LIST 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
 enum { LM_MXFP4_ZERO = 12 };
 
 /* Half the scale: 2^(e - 128), exact at the subnormal end too; 255 is NaN (OCP MX 1.0). */

@@ -17,7 +17,7 @@ static void unpack_codes(const unsigned char *from, uint32_t bits, uint32_t cols
 }
 
 static void unpack_row(const lm_matrix *w, const unsigned char *from, uint8_t *to) {
-    static const uint8_t mxfp4[16] = LM_MXFP4_CODES;
+    static const uint8_t mxfp4[16] = {LM_MXFP4_LIST};
     unpack_codes(from, w->quant.bits, w->cols, to);
     if (w->quant.kind == LM_QUANT_MXFP4)
         for (uint32_t k = 0; k < w->cols; k++) to[k] = mxfp4[to[k]];

@@ -1,0 +1,373 @@
+/* matmul_avx2_many.c - products with AVX2 for many rows of x (prefill, several sequences decoding together).
+ *
+ * For a chunk of columns a panel of rows of W is unpacked into scratch, 16 rows side by side: 4 neighbouring
+ * codes of row 0, of row 1, … of row 15, then the next 4 codes. One step of the inner loop loads such 64
+ * bytes, broadcasts 4 codes of a row of x over them, and vpmaddubsw + vpaddw adds 2 x 2 products to 16 pairs
+ * of 16-bit sums: 32 sums of 16 bits (6 rows of x by 16 of W) fill 12 registers. A block of 32 columns is 8
+ * steps; how many may be added before 16 bits could saturate (32767) is decided by the codes:
+ *
+ *     2, 3, 4 bits  8 steps: 8 * 2 * 15 * 127 = 30480     6 bits  2 steps: 2 * 2 * 63 * 127 = 32004
+ *     mxfp4         4 steps: 4 * 2 * 24 * 127 = 24384     8 bits  8 steps of each half of the code, apart:
+ * 30480, 5 bits        4 steps: 4 * 2 * 31 * 127 = 31496             the upper half times 16 as it is widened
+ *
+ * Then the block's sums become floats, times the scale of W and that of x. The panel is unpacked once for all
+ * rows of x.
+ *
+ * Scratch: codes (panel rows / 16, blocks, 8 steps, 16, 4), then scales and biases (panel rows / 16, groups,
+ * 16).
+ */
+#include "cpu/matmul_avx2.h"
+
+enum {
+    TILE = 16,    /* rows of W side by side */
+    ROWS = 6,     /* rows of x in registers */
+    CHUNK = 512,  /* columns */
+    PANEL = 128,  /* rows of W unpacked together */
+    X_ROWS = 384, /* rows of x that stay in the second-level cache with the panel */
+    BLOCK_BYTES = TILE * LM_ACT_BLOCK,
+    GROUPS = CHUNK / 32
+};
+
+/* What the inner loop needs to know about a form. */
+typedef enum flavour { HALVES8, HALVES4, QUARTERS8, NATURAL8, NATURAL4, NATURAL2, NATURAL_SPLIT } flavour;
+
+typedef struct tile {
+    const uint8_t *codes; /* (blocks, 8 steps [, 2 halves], 16, 4) */
+    const float *scales;  /* (groups, 16) */
+    const float *biases;  /* (groups, 16) */
+    uint32_t blocks;      /* of 32 columns */
+    uint32_t first;       /* column */
+    uint32_t group_shift; /* log2 of blocks in a group */
+} tile;
+
+/* ---- unpacking -------------------------------------------------------------------------------------------
+ */
+
+/* 8 rows' 32 codes -> 8 steps of 8 rows, `apart` bytes from step to step. */
+LM_INLINE void put_steps(__m256i r[8], uint8_t *to, size_t apart) {
+    transpose8(r);
+    for (int s = 0; s < 8; s++) _mm256_store_si256((__m256i *)(void *)(to + s * apart), r[s]);
+}
+
+/* The two halves of 8-bit codes, side by side. */
+LM_INLINE void put_split(__m256i r[8], uint8_t *to) {
+    const __m256i low = _mm256_set1_epi8(15);
+    transpose8(r);
+    for (int s = 0; s < 8; s++) {
+        _mm256_store_si256((__m256i *)(void *)(to + s * 64), _mm256_and_si256(r[s], low));
+        _mm256_store_si256((__m256i *)(void *)(to + s * 64 + BLOCK_BYTES),
+                           _mm256_and_si256(_mm256_srli_epi16(r[s], 4), low));
+    }
+}
+
+/* Dwords 0-3 of both halves are block 0's steps, 4-7 are block 1's. */
+LM_INLINE void put_halves(__m256i even[8], __m256i odd[8], uint8_t *to) {
+    transpose8(even);
+    transpose8(odd);
+    for (int s = 0; s < 8; s++) {
+        uint8_t *block = to + (s >> 2) * BLOCK_BYTES + (s & 3) * 64;
+        _mm256_store_si256((__m256i *)(void *)block, even[s]);
+        _mm256_store_si256((__m256i *)(void *)(block + 4 * 64), odd[s]);
+    }
+}
+
+/* Codes of 8 rows of W, columns [first, first + 32 * blocks), to their half of the tile. `tail`: the blocks
+ * after the last whole unit of the layout. */
+LM_INLINE void unpack_rows(int bits, bool tail, const uint8_t *const row[8], uint32_t first, uint32_t blocks,
+                           uint8_t *to) {
+    uint32_t real_bits = bits == LM_BITS_MXFP4 ? 4 : (uint32_t)bits;
+    size_t at = (size_t)first * real_bits / 8;
+    __m256i r[8], o[8], q[4][8];
+    for (uint32_t b = 0; b < blocks;) {
+        if (bits == 2 && !tail) {
+            for (int i = 0; i < 8; i++) {
+                __m256i four[4];
+                unpack_quarters(row[i] + at, four);
+                for (int j = 0; j < 4; j++) q[j][i] = four[j];
+            }
+            for (int j = 0; j < 4; j++) {
+                transpose8(q[j]);
+                for (int s = 0; s < 8; s++)
+                    _mm256_store_si256(
+                        (__m256i *)(void *)(to + (s >> 1) * BLOCK_BYTES + (2 * j + (s & 1)) * 64), q[j][s]);
+            }
+            at += 32, b += 4, to += 4 * BLOCK_BYTES;
+        } else if ((bits == 3 || bits == 4 || bits == LM_BITS_MXFP4) && !tail) {
+            for (int i = 0; i < 8; i++) unpack_halves(bits, row[i] + at, &r[i], &o[i]);
+            put_halves(r, o, to);
+            at += 8 * real_bits, b += 2, to += 2 * BLOCK_BYTES;
+        } else {
+            for (int i = 0; i < 8; i++)
+                r[i] = bits == 2   ? unpack_quarters_tail(row[i] + at)
+                       : bits == 5 ? unpack_5(row[i] + at)
+                       : bits == 6 ? unpack_6(row[i] + at)
+                       : bits == 8 ? load256(row[i] + at)
+                                   : unpack_halves_tail(bits, row[i] + at);
+            if (bits == 8)
+                put_split(r, to), to += BLOCK_BYTES;
+            else
+                put_steps(r, to, 64);
+            at += 4 * real_bits, b += 1, to += BLOCK_BYTES;
+        }
+    }
+}
+
+/* Scales and biases of 8 rows, groups [g, g + n), to their half of the tile. */
+static void unpack_scales(const lm_matrix *w, const lm_expert *e, const uint32_t row[8], uint32_t g,
+                          uint32_t n, float *scales, float *biases) {
+    uint32_t n_groups = w->cols / w->quant.group;
+    for (uint32_t i = 0; i < n; i += 8) {
+        __m256i s[8], b[8];
+        for (int r = 0; r < 8; r++) {
+            __m256 sr, br;
+            load_scales(w, e, row[r], g + i, n_groups, false, &sr, &br);
+            s[r] = _mm256_castps_si256(sr);
+            b[r] = _mm256_castps_si256(br);
+        }
+        transpose8(s);
+        transpose8(b);
+        for (int k = 0; k < 8; k++) {
+            _mm256_store_si256((__m256i *)(void *)(scales + (i + k) * TILE), s[k]);
+            _mm256_store_si256((__m256i *)(void *)(biases + (i + k) * TILE), b[k]);
+        }
+    }
+}
+
+/* Rows [n, n + 16) of W, repeating the last row below n1. */
+static void unpack_tile(const lm_matrix *w, const lm_expert *e, uint32_t n, uint32_t n1, bool tail,
+                        const tile *t, uint8_t *codes, float *scales, float *biases) {
+    for (uint32_t half = 0; half < 2; half++) {
+        uint32_t index[8];
+        const uint8_t *row[8];
+        for (uint32_t i = 0; i < 8; i++) {
+            index[i] = n + 8 * half + i < n1 ? n + 8 * half + i : n1 - 1;
+            row[i] = e->codes + index[i] * w->row_bytes;
+        }
+        uint8_t *to = codes + 32 * half;
+        switch (w->quant.kind == LM_QUANT_MXFP4 ? (uint32_t)LM_BITS_MXFP4 : w->quant.bits) {
+        case 2:
+            if (tail)
+                unpack_rows(2, true, row, t->first, t->blocks, to);
+            else
+                unpack_rows(2, false, row, t->first, t->blocks, to);
+            break;
+        case 3:
+            if (tail)
+                unpack_rows(3, true, row, t->first, t->blocks, to);
+            else
+                unpack_rows(3, false, row, t->first, t->blocks, to);
+            break;
+        case 4:
+            if (tail)
+                unpack_rows(4, true, row, t->first, t->blocks, to);
+            else
+                unpack_rows(4, false, row, t->first, t->blocks, to);
+            break;
+        case 5: unpack_rows(5, false, row, t->first, t->blocks, to); break;
+        case 6: unpack_rows(6, false, row, t->first, t->blocks, to); break;
+        case 8: unpack_rows(8, false, row, t->first, t->blocks, to); break;
+        default:
+            if (tail)
+                unpack_rows(LM_BITS_MXFP4, true, row, t->first, t->blocks, to);
+            else
+                unpack_rows(LM_BITS_MXFP4, false, row, t->first, t->blocks, to);
+        }
+        unpack_scales(w, e, index, t->first / w->quant.group, t->blocks >> t->group_shift, scales + 8 * half,
+                      biases + 8 * half);
+    }
+}
+
+/* ---- the inner loop ---------------------------------------------------------------------------------------
+ */
+
+/* Byte offset among the codes of x of step s of block b, both counted from the chunk's start. */
+LM_INLINE uint32_t step_offset(flavour f, uint32_t b, uint32_t s) {
+    if (f == HALVES8 || f == HALVES4) return (b >> 1) * 64 + (b & 1) * 16 + (s & 3) * 4 + (s >> 2) * 32;
+    if (f == QUARTERS8) return (b >> 2) * 128 + (b & 3) * 8 + (s & 1) * 4 + (s >> 1) * 32;
+    return b * 32 + s * 4;
+}
+
+LM_INLINE __m256i broadcast4(const char *p) {
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* Adds `steps` steps to 16-bit sums and widens them, times `by`, into sums of 32 bits. */
+LM_INLINE void add_steps(int rows, int steps, const uint8_t *codes, const char *const *x,
+                         const uint32_t *offset, int16_t by, bool first, __m256i (*sum)[2]) {
+    __m256i part[ROWS][2];
+#pragma GCC unroll 8
+    for (int s = 0; s < steps; s++) {
+        __m256i w0 = _mm256_load_si256((const __m256i *)(const void *)(codes + s * 64));
+        __m256i w1 = _mm256_load_si256((const __m256i *)(const void *)(codes + s * 64 + 32));
+#pragma GCC unroll 6
+        for (int m = 0; m < rows; m++) {
+            __m256i a = broadcast4(x[m] + offset[s]);
+            __m256i p0 = _mm256_maddubs_epi16(w0, a), p1 = _mm256_maddubs_epi16(w1, a);
+            part[m][0] = s == 0 ? p0 : _mm256_add_epi16(part[m][0], p0);
+            part[m][1] = s == 0 ? p1 : _mm256_add_epi16(part[m][1], p1);
+        }
+    }
+    const __m256i factor = _mm256_set1_epi16(by);
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < 2; v++) {
+            __m256i wide = _mm256_madd_epi16(part[m][v], factor);
+            sum[m][v] = first ? wide : _mm256_add_epi32(sum[m][v], wide);
+        }
+}
+
+/* One block for `rows` rows of x: y += scale * d * Σ code * q. */
+LM_INLINE void add_block(flavour f, int rows, const uint8_t *codes, const char *const *x, uint32_t b,
+                         const float *scales, const float *const *d, __m256 (*y)[2]) {
+    __m256i sum[ROWS][2];
+    uint32_t offset[8];
+    int steps = f == NATURAL2 ? 2 : f == NATURAL4 || f == HALVES4 ? 4 : 8;
+#pragma GCC unroll 8
+    for (uint32_t s = 0; s < 8; s++) offset[s] = step_offset(f, b, s);
+#pragma GCC unroll 4
+    for (int s = 0; s < 8; s += steps) add_steps(rows, steps, codes + s * 64, x, offset + s, 1, s == 0, sum);
+    if (f == NATURAL_SPLIT) add_steps(rows, 8, codes + BLOCK_BYTES, x, offset, 16, false, sum);
+    __m256 s0 = _mm256_load_ps(scales), s1 = _mm256_load_ps(scales + 8);
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; m++) {
+        __m256 dm = _mm256_broadcast_ss(d[m] + b);
+        y[m][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][0]), _mm256_mul_ps(s0, dm), y[m][0]);
+        y[m][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][1]), _mm256_mul_ps(s1, dm), y[m][1]);
+    }
+}
+
+/* The biases' share of the chunk: Σ_g bias[g] * (sum of x̂ over g). */
+LM_INLINE void add_biases(int rows, const tile *t, const float *const *sums, __m256 (*y)[2]) {
+    for (uint32_t g = 0; g < t->blocks >> t->group_shift; g++) {
+        __m256 b0 = _mm256_load_ps(t->biases + g * TILE), b1 = _mm256_load_ps(t->biases + g * TILE + 8);
+#pragma GCC unroll 6
+        for (int m = 0; m < rows; m++) {
+            __m256 x = _mm256_broadcast_ss(sums[m] + g);
+            y[m][0] = _mm256_fmadd_ps(b0, x, y[m][0]);
+            y[m][1] = _mm256_fmadd_ps(b1, x, y[m][1]);
+        }
+    }
+}
+
+/* y (rows, 16) of one tile; `add` to what is there. Only `width` of the 16 are stored. */
+LM_INLINE void multiply_tile(flavour f, int rows, const tile *t, uint32_t cols, const char *acts,
+                             size_t act_stride, float *out, size_t y_stride, uint32_t width, bool add) {
+    const char *x[ROWS];
+    const float *d[ROWS], *sums[ROWS];
+    __m256 y[ROWS][2];
+    float edge[TILE];
+    for (int m = 0; m < rows; m++) {
+        const char *row = acts + m * act_stride;
+        x[m] = row + t->first;
+        d[m] = (const float *)(const void *)(row + lm_act_scales_at(cols)) + t->first / LM_ACT_BLOCK;
+        sums[m] = (const float *)(const void *)(row + lm_act_sums_at(cols)) +
+                  (t->first / LM_ACT_BLOCK >> t->group_shift);
+        y[m][0] = y[m][1] = _mm256_setzero_ps();
+        if (!add) continue;
+        const float *from = out + m * y_stride;
+        if (width < TILE) from = memcpy(edge, from, width * sizeof(float));
+        y[m][0] = _mm256_loadu_ps(from);
+        y[m][1] = _mm256_loadu_ps(from + 8);
+    }
+    add_biases(rows, t, sums, y);
+    size_t block_bytes = f == NATURAL_SPLIT ? 2 * BLOCK_BYTES : BLOCK_BYTES;
+    uint32_t unit = f == HALVES8 || f == HALVES4 ? 2 : f == QUARTERS8 ? 4 : 1;
+    for (uint32_t b = 0; b < t->blocks; b += unit)
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < unit; i++)
+            add_block(f, rows, t->codes + (b + i) * block_bytes, x, b + i,
+                      t->scales + ((b + i) >> t->group_shift) * TILE, d, y);
+    for (int m = 0; m < rows; m++) {
+        float *to = out + m * y_stride;
+        _mm256_storeu_ps(width < TILE ? edge : to, y[m][0]);
+        _mm256_storeu_ps(width < TILE ? edge + 8 : to + 8, y[m][1]);
+        if (width < TILE) memcpy(to, edge, width * sizeof(float));
+    }
+}
+
+typedef void tile_fn(const tile *t, uint32_t cols, const char *acts, size_t act_stride, float *out,
+                     size_t y_stride, uint32_t width, bool add);
+
+#define TILE_FN(f, rows)                                                                                     \
+    static void f##_##rows(const tile *t, uint32_t cols, const char *acts, size_t act_stride, float *out,    \
+                           size_t y_stride, uint32_t width, bool add) {                                      \
+        multiply_tile(f, rows, t, cols, acts, act_stride, out, y_stride, width, add);                        \
+    }
+#define TILE_FNS(f) TILE_FN(f, 1) TILE_FN(f, 2) TILE_FN(f, 3) TILE_FN(f, 4) TILE_FN(f, 5) TILE_FN(f, 6)
+TILE_FNS(HALVES8)
+TILE_FNS(HALVES4)
+TILE_FNS(QUARTERS8)
+TILE_FNS(NATURAL8)
+TILE_FNS(NATURAL4)
+TILE_FNS(NATURAL2)
+TILE_FNS(NATURAL_SPLIT)
+
+#define TILE_ROW(f) [f] = {f##_1, f##_2, f##_3, f##_4, f##_5, f##_6}
+static tile_fn *const tile_fns[][ROWS] = {TILE_ROW(HALVES8),      TILE_ROW(HALVES4),  TILE_ROW(QUARTERS8),
+                                          TILE_ROW(NATURAL8),     TILE_ROW(NATURAL4), TILE_ROW(NATURAL2),
+                                          TILE_ROW(NATURAL_SPLIT)};
+
+/* ---- the whole ---------------------------------------------------------------------------------------- */
+
+static flavour flavour_of(const lm_matrix *w, bool tail) {
+    if (w->quant.kind == LM_QUANT_MXFP4) return tail ? NATURAL4 : HALVES4;
+    switch (w->quant.bits) {
+    case 2: return tail ? NATURAL8 : QUARTERS8;
+    case 5: return NATURAL4;
+    case 6: return NATURAL2;
+    case 8: return NATURAL_SPLIT;
+    default: return tail ? NATURAL8 : HALVES8;
+    }
+}
+
+/* Rows [n, n_end) of W, columns of t. */
+static void multiply_panel(const lm_matrix *w, const lm_expert *e, bool tail, tile t, const char *acts,
+                           size_t act_stride, uint32_t n_rows, uint32_t n, uint32_t n_end, float *y,
+                           size_t y_stride, uint8_t *scratch) {
+    flavour f = flavour_of(w, tail);
+    size_t tile_codes = (size_t)t.blocks * BLOCK_BYTES * (f == NATURAL_SPLIT ? 2 : 1);
+    uint32_t n_tiles = (n_end - n + TILE - 1) / TILE;
+    float *scales = (float *)(void *)(scratch + (size_t)CHUNK * 2 * PANEL); /* (tiles, GROUPS, 16) */
+    float *biases = scales + PANEL * GROUPS;
+    for (uint32_t i = 0; i < n_tiles; i++)
+        unpack_tile(w, e, n + i * TILE, n_end, tail, &t, scratch + i * tile_codes, scales + i * GROUPS * TILE,
+                    biases + i * GROUPS * TILE);
+    for (uint32_t m0 = 0; m0 < n_rows; m0 += X_ROWS) {
+        uint32_t m1 = m0 + X_ROWS < n_rows ? m0 + X_ROWS : n_rows;
+        for (uint32_t i = 0; i < n_tiles; i++) {
+            uint32_t column = n + i * TILE, width = column + TILE <= n_end ? TILE : n_end - column, rows;
+            t.codes = scratch + i * tile_codes;
+            t.scales = scales + i * GROUPS * TILE;
+            t.biases = biases + i * GROUPS * TILE;
+            for (uint32_t m = m0; m < m1; m += rows) {
+                /* The rest evenly: 7 rows are 4 and 3, 8 are 4 and 4. */
+                uint32_t left = m1 - m;
+                rows = left >= 2 * ROWS || left <= ROWS ? (left < ROWS ? left : ROWS) : (left + 1) / 2;
+                tile_fns[f][rows - 1](&t, w->cols, acts + m * act_stride, act_stride,
+                                      y + m * y_stride + column, y_stride, width, t.first > 0);
+            }
+        }
+    }
+}
+
+void lm_matmul_avx2_many(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
+                         uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
+                         void *scratch) {
+    lm_expert e = lm_expert_of(w, expert);
+    uint32_t unit = w->quant.kind == LM_QUANT_MXFP4 || w->quant.bits == 4 || w->quant.bits == 3 ? 64
+                    : w->quant.bits == 2                                                        ? 128
+                                                                                                : 32;
+    uint32_t whole = w->cols / unit * unit; /* columns before the tail */
+    tile t = {.group_shift = w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0};
+    for (uint32_t n = n0; n < n1; n += PANEL) {
+        uint32_t n_end = n + PANEL < n1 ? n + PANEL : n1;
+        for (t.first = 0; t.first < w->cols; t.first += t.blocks * LM_ACT_BLOCK) {
+            bool tail = t.first == whole;
+            uint32_t end = tail ? w->cols : t.first + CHUNK < whole ? t.first + CHUNK : whole;
+            t.blocks = (end - t.first) / LM_ACT_BLOCK;
+            multiply_panel(w, &e, tail, t, acts, act_stride, n_rows, n, n_end, y, y_stride, scratch);
+        }
+    }
+}
