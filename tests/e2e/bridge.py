@@ -24,11 +24,11 @@ def program():
 class Bridge:
     """A running server. Nothing of the caller's own models or settings is seen by it."""
 
-    def __init__(self, *arguments, roots=(), env=None):
+    def __init__(self, *arguments, roots=(), env=None, store=None):
         self.home = tempfile.TemporaryDirectory(prefix="mlx-ollama-")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "MLX_BRIDGE", "HF_", "XDG_"))}
         kept.update({"HOME": self.home.name}, **(env or {}))
-        command = [program(), "--port", "0", "--models", f"{self.home.name}/own"]
+        command = [program(), "--port", "0", "--models", str(store or f"{self.home.name}/own")]
         for root in roots:
             command += ["--root", str(root)]
         self.log_path = Path(self.home.name) / "log"

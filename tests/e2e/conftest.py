@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import tiny  # noqa: E402
-from bridge import Bridge  # noqa: E402
+from bridge import Bridge, program  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +40,12 @@ def start(tiny_models):
 
 
 @pytest.fixture(scope="session")
-def real_model():
-    """A directory with a real small model, named by LM_MODEL; without it these tests do not run."""
-    path = os.environ.get("LM_MODEL")
-    if not path:
-        pytest.skip("LM_MODEL names no model directory")
-    return Path(path)
+def real_store(tmp_path_factory):
+    """An own store with a real small model "real", imported from the GGUF file that LM_E2E_GGUF names."""
+    gguf = os.environ.get("LM_E2E_GGUF")
+    if not gguf:
+        pytest.skip("LM_E2E_GGUF names no file")
+    store = tmp_path_factory.mktemp("store")
+    done = subprocess.run([program(), "import", gguf, "real", "--models", str(store)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return store

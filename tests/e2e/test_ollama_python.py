@@ -1,0 +1,161 @@
+"""The real Python client of Ollama against the bridge."""
+import asyncio
+
+import ollama
+import pytest
+from bridge import Bridge
+
+HELLO = "Hello world! Grün 🙂"
+
+
+@pytest.fixture
+def client(bridge):
+    return ollama.Client(bridge.url)
+
+
+def test_list_shows_every_model_with_its_tag(client):
+    models = {m.model: m for m in client.list().models}
+    assert {"tiny:latest", "tiny-hello:latest", "tiny-tool:latest"} <= set(models)
+    hello = models["tiny-hello:latest"]
+    assert len(hello.digest) == 64 and hello.size > 0 and hello.modified_at
+    assert hello.details.format == "safetensors" and hello.details.family == "llama"
+
+
+def test_show_reads_all_fields(client):
+    shown = client.show("tiny-tool")
+    assert shown.modelinfo["llama.context_length"] == 32768
+    assert shown.capabilities == ["completion", "tools"]
+    assert "tool" in shown.template and shown.details.quantization_level
+
+
+def test_generate_at_once(client):
+    answer = client.generate("tiny-hello", "hi")
+    assert answer.response == HELLO and answer.done and answer.done_reason == "stop"
+    assert answer.total_duration > 0 and answer.eval_count > 5 and answer.prompt_eval_count > 0
+    assert answer.context
+
+
+def test_generate_in_pieces(client):
+    pieces = list(client.generate("tiny-hello", "hi", stream=True))
+    assert "".join(p.response for p in pieces) == HELLO
+    assert [p.done for p in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert len(pieces) > 3
+
+
+def test_context_goes_back_in(client):
+    first = client.generate("tiny-hello", "hi")
+    second = client.generate("tiny-hello", "more", context=first.context)
+    assert second.response == HELLO
+    assert second.prompt_eval_count > first.prompt_eval_count
+
+
+def test_chat_at_once_and_in_pieces(client):
+    messages = [{"role": "user", "content": "hi"}]
+    assert client.chat("tiny-hello", messages).message.content == HELLO
+    pieces = list(client.chat("tiny-hello", messages, stream=True))
+    assert "".join(p.message.content for p in pieces) == HELLO and pieces[-1].done
+
+
+def test_tools_come_back_as_calls(client):
+    def get_weather(city: str, days: int) -> str:
+        """Weather.
+
+        Args:
+            city: where
+            days: how many
+        """
+        return f"{city} {days}"
+
+    answer = client.chat("tiny-tool", [{"role": "user", "content": "weather?"}], tools=[get_weather])
+    (call,) = answer.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert get_weather(**call.function.arguments) == "Paris 2"
+    assert not answer.message.content
+    # the result goes back in
+    again = client.chat("tiny-tool", [{"role": "user", "content": "weather?"}, answer.message,
+                                      {"role": "tool", "tool_name": "get_weather", "content": "sun"}])
+    assert again.done
+
+
+def test_thinking_is_apart(client):
+    answer = client.chat("tiny-think", [{"role": "user", "content": "?"}], think=True)
+    assert (answer.message.thinking, answer.message.content) == ("hm, well", "Yes.")
+    pieces = list(client.chat("tiny-think", [{"role": "user", "content": "?"}], stream=True))
+    assert "".join(p.message.thinking or "" for p in pieces) == "hm, well"
+    assert "".join(p.message.content or "" for p in pieces) == "Yes."
+    assert "think" not in client.chat("tiny-think", [{"role": "user", "content": "?"}], think=False).message.content
+
+
+def test_format_is_kept(client):
+    import json
+
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}, "yes": {"type": "boolean"}},
+              "required": ["n", "yes"], "additionalProperties": False}
+    answer = client.chat("tiny", [{"role": "user", "content": "?"}], format=schema, options={"num_predict": 400, "seed": 5})
+    value = json.loads(answer.message.content)
+    assert set(value) == {"n", "yes"} and type(value["yes"]) is bool and 0 <= value["n"] <= 9
+
+
+def test_the_same_seed_gives_the_same_text(client):
+    texts = {client.generate("tiny", "x", options={"seed": 11, "num_predict": 40}).response for _ in range(3)}
+    assert len(texts) == 1
+    other = client.generate("tiny", "x", options={"seed": 12, "num_predict": 40}).response
+    assert other not in texts
+
+
+def test_logprobs_line_up_with_the_text(client):
+    answer = client.generate("tiny-hello", "x", logprobs=True, top_logprobs=3)
+    text = b"".join(bytes(p.bytes) if getattr(p, "bytes", None) else p.token.encode() for p in answer.logprobs)
+    assert text.decode().startswith(HELLO)
+    assert all(p.logprob <= 0 and len(p.top_logprobs) == 3 for p in answer.logprobs)
+
+
+def test_errors_carry_status_and_text(client):
+    with pytest.raises(ollama.ResponseError) as caught:
+        client.generate("nothere", "hi")
+    assert caught.value.status_code == 404 and caught.value.error == "model 'nothere' not found"
+    with pytest.raises(ollama.ResponseError) as caught:
+        list(client.chat("nothere", [{"role": "user", "content": "x"}], stream=True))
+    assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError) as caught:
+        client.show("nothere")
+    assert caught.value.status_code == 404
+
+
+def test_models_load_stay_and_unload(client):
+    client.generate("tiny-hello", "", keep_alive="10m")
+    (loaded,) = [m for m in client.ps().models if m.model == "tiny-hello:latest"]
+    assert loaded.size > 0 and loaded.expires_at and len(loaded.digest) == 64 and loaded.context_length > 0
+    client.generate("tiny-hello", "", keep_alive=-1)
+    (loaded,) = [m for m in client.ps().models if m.model == "tiny-hello:latest"]
+    assert loaded.expires_at.year > 2200
+    assert client.generate("tiny-hello", "", keep_alive=0).done_reason == "unload"
+
+
+def test_many_clients_at_once(bridge):
+    async def one(client, i):
+        model, want = (("tiny-hello", HELLO), ("tiny-think", "Yes."))[i % 2]
+        text = ""
+        async for piece in await client.chat(model, [{"role": "user", "content": f"{i}"}], stream=True):
+            text += piece.message.content or ""
+        assert text == want
+
+    async def all_of_them():
+        client = ollama.AsyncClient(bridge.url)
+        await asyncio.gather(*(one(client, i) for i in range(40)))
+
+    asyncio.run(all_of_them())
+    bridge.wait_idle()
+
+
+def test_a_real_model_answers_and_is_deleted(real_store):
+    with Bridge(store=real_store) as server:
+        client = ollama.Client(server.url)
+        assert [m.model for m in client.list().models] == ["real:latest"]
+        ask = [{"role": "user", "content": "What is the capital of France?"}]
+        answer = client.chat("real", ask, options={"temperature": 0, "num_predict": 40})
+        assert "Paris" in answer.message.content
+        assert client.generate("real", "Count: 1, 2, 3,", raw=True, options={"temperature": 0, "num_predict": 8}).eval_count == 8
+        client.delete("real")
+        assert client.list().models == []
+        assert not any(real_store.rglob("*.safetensors"))
