@@ -22,11 +22,13 @@ TEXT = Path(__file__).resolve().parent / "data" / "perplexity.txt"
 def reference(directory, ids, window):
     import mlx.core as mx
     import numpy as np
-    from mlx_lm.utils import load_model
+    from mlx_lm.utils import dequantize_model, load_model
 
     mx.set_default_device(mx.cpu)
     model, _ = load_model(directory)
     model.set_dtype(mx.float32)
+    dequantize_model(model)  # the same numbers in float32, but through a fast matrix product
+    mx.eval(model.parameters())
     total, count = 0.0, 0
     for at in range(0, len(ids) - 1, window):
         part = ids[at : at + window]
@@ -60,8 +62,8 @@ def main():
         ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(text, add_special_tokens=False).ids
         weights = sorted(directory.glob("*.safetensors"))
         key = repr((ids, a.window, [(w.name, w.stat().st_size, w.stat().st_mtime_ns) for w in weights]))
-        stem = cache / (directory.name + "-" + hashlib.sha256(key.encode()).hexdigest()[:12])
-        ids_file, known = stem.with_suffix(".ids"), stem.with_suffix(".json")
+        stem = directory.name + "-" + hashlib.sha256(key.encode()).hexdigest()[:12]
+        ids_file, known = cache / (stem + ".ids"), cache / (stem + ".json")
         ids_file.write_text(" ".join(map(str, ids)))
         if not known.exists():
             want, count = reference(directory, ids, a.window)
