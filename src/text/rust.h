@@ -60,4 +60,18 @@ int lmr_tmpl_render(const lmr_tmpl *tmpl, const char *context, size_t len, lmr_b
                     lmr_err_text err);
 bool lmr_tmpl_uses(const lmr_tmpl *tmpl, const char *name, size_t len);
 
+/* ---- grammar (rust/src/grammar.rs) */
+typedef struct lmr_grammar lmr_grammar;
+typedef struct lmr_matcher lmr_matcher;
+
+int lmr_grammar_open(lmr_grammar **out, const lmr_tok *tok, uint32_t n_vocab, const int32_t *stops,
+                     size_t n_stops, lmr_err_text err);
+void lmr_grammar_close(lmr_grammar *grammar); /* NULL allowed */
+int lmr_matcher_open(lmr_matcher **out, const lmr_grammar *grammar, const char *schema, size_t len,
+                     lmr_err_text err);
+void lmr_matcher_close(lmr_matcher *matcher); /* NULL allowed */
+int lmr_matcher_mask(lmr_matcher *matcher, uint32_t *mask, size_t n_words, lmr_err_text err);
+int lmr_matcher_take(lmr_matcher *matcher, int32_t id, lmr_err_text err);
+bool lmr_matcher_done(const lmr_matcher *matcher);
+
 #endif

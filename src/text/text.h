@@ -74,9 +74,10 @@ typedef struct lm_text {
     int32_t
         *stop_ids; /* ids that end a generation (eos_token_id of all files together, <|im_end|>-like ones) */
     uint32_t n_stop_ids;
-    bool thinks;  /* the template or vocabulary knows a thinking block */
-    bool tools;   /* the template renders tools */
-    bool inserts; /* the vocabulary has fill-in-the-middle tokens */
+    bool thinks;   /* the template or vocabulary knows a thinking block */
+    bool tools;    /* the template renders tools */
+    bool inserts;  /* the vocabulary has fill-in-the-middle tokens */
+    bool channels; /* gpt-oss's form: every answer has to go through a parser, whatever is asked for */
 } lm_text;
 lm_status lm_text_open(lm_text **out, const char *dir, lm_err *err) LM_CHECKED;
 void lm_text_close(lm_text *t);

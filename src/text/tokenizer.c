@@ -140,6 +140,10 @@ bool lm_tokenizer_is_special(const lm_tokenizer *t, int32_t id) {
     return id >= 0 && (uint32_t)id < t->table.n && (t->table.flags[id] & LMR_TOKEN_SPECIAL);
 }
 
+bool lm_tokenizer_is_added(const lm_tokenizer *t, int32_t id) {
+    return id >= 0 && (uint32_t)id < t->table.n && (t->table.flags[id] & LMR_TOKEN_ADDED);
+}
+
 int32_t lm_tokenizer_id(const lm_tokenizer *t, lm_str token) {
     return lmr_tok_id(t->rust, token.ptr, token.len);
 }

@@ -136,6 +136,17 @@ impl Spelling {
 }
 
 impl Tok {
+    /// A token's bytes and FLAG_*; empty for an id that does not exist.
+    pub fn entry(&self, id: u32) -> (&[u8], u8) {
+        match self.flags.get(id as usize) {
+            Some(&flags) => {
+                let at = id as usize;
+                (&self.bytes[self.offsets[at] as usize..self.offsets[at + 1] as usize], flags)
+            }
+            None => (&[], 0),
+        }
+    }
+
     fn open(json: &[u8]) -> Outcome<Tok> {
         let mut inner = Tokenizer::from_bytes(json).map_err(|e| Fail::corrupt(format!("tokenizer.json: {e}")))?;
         // A file may carry the settings of somebody's training run.
