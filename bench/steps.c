@@ -182,6 +182,8 @@ int main(int argc, char **argv) {
     uint64_t start = lm_now_ns();
     if (lm_model_open(&b.model, b.backend, b.o.model, &config, &err) != LM_OK) die("open", &err);
     double open_ms = (double)(lm_now_ns() - start) / 1e6;
+    uint64_t estimate = 0;
+    if (lm_model_estimate(b.o.model, &config, &estimate, &err) != LM_OK) die("estimate", &err);
     b.tokens = lm_alloc(b.o.batch * sizeof *b.tokens);
 
     double prefills[MAX_REPEAT], decodes[MAX_REPEAT], unused[2];
@@ -202,9 +204,10 @@ int main(int argc, char **argv) {
                "\"depth\": %u, "
                "\"parallel\": %u, \"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f, \"open_ms\": %.2f, "
                "\"peak_rss_mb\": "
-               "%.1f, \"weights_mb\": %.1f}\n",
+               "%.1f, \"weights_mb\": %.1f, \"estimate_mb\": %.1f}\n",
                info->family, info->quantization, device, b.o.prefill, b.o.decode, b.o.depth, b.o.parallel, p,
-               d, open_ms, (double)peak_rss_kb() / 1024, (double)info->weight_bytes / 1048576);
+               d, open_ms, (double)peak_rss_kb() / 1024, (double)info->weight_bytes / 1048576,
+               (double)estimate / 1048576);
     else
         printf("%s %s, %s: prefill %u: %.1f tok/s, decode %u x %u: %.1f tok/s (%.1f GB/s of weights), opened "
                "in %.1f ms, "
