@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bridge import PATIENCE
+
+from .bridge import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 MODULES = Path(os.environ.get("LM_E2E_NODE") or HERE) / "node_modules"

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
+TOP = Path(__file__).resolve().parents[3]
 PATIENCE = 120  # seconds for what must happen; sanitizer builds on a busy machine are slow
 
 

@@ -3,7 +3,8 @@ import asyncio
 
 import ollama
 import pytest
-from bridge import Bridge
+
+from .bridge import Bridge
 
 HELLO = "Hello world! Grün 🙂"
 

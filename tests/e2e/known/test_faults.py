@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from bridge import PATIENCE, program
+
+from .bridge import PATIENCE, program
 
 ENDLESS = {"model": "tiny", "prompt": "x", "options": {"num_predict": 1000000, "num_ctx": 4096}}
 
