@@ -28,7 +28,7 @@ static void choose_top(const float *logits, uint32_t n, uint32_t k, uint32_t *in
 }
 
 static void route_row(const lm_moe *m, const float *logits, uint32_t row, route *out) {
-    uint32_t index[MAX_EXPERTS];
+    uint32_t index[MAX_EXPERTS] = {0};
     choose_top(logits, m->n_experts, m->top_k, index);
     float top = logits[index[0]], all = 0, chosen = 0;
     if (m->softmax_first)
