@@ -117,8 +117,8 @@ def test_a_client_that_never_reads_is_cut_and_its_place_freed(bridge):
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     s.connect(("127.0.0.1", bridge.port))
-    body = dict(ENDLESS, options={"num_predict": 1000000, "num_ctx": 32768})
-    s.sendall(post("/api/generate", body))
+    # long lines fill the backlog soon
+    s.sendall(post("/api/generate", dict(ENDLESS, logprobs=True, top_logprobs=20)))
     bridge.wait_for("running", lambda h: h["running"] == 1)
     bridge.wait_idle()
     s.close()
@@ -177,9 +177,7 @@ def test_half_requests_do_not_hold_up_others(bridge):
 def test_nonsense_does_not_hurt(bridge, text):
     s = dial(bridge)
     s.sendall(text)
-    s.shutdown(socket.SHUT_WR)
-    while s.recv(4096):
-        pass
+    assert bridge.health()["status"] == "ok"
     s.close()
     assert bridge.health()["status"] == "ok"
 
@@ -222,14 +220,13 @@ def test_delete_of_a_linked_model_keeps_the_users_files(start, tmp_path, tiny_mo
 def test_sigterm_lets_a_running_answer_finish(start):
     server = start()
     s = dial(server)
-    s.sendall(post("/api/generate", {"model": "tiny", "prompt": "x", "options": {"num_predict": 3000}}))
+    s.sendall(post("/api/chat", {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 3000}}))
     read_until(s, b'"done":false')
     server.process.send_signal(signal.SIGTERM)
     seen = b""
-    while b'"done":true' not in seen[-4000:]:
-        more = s.recv(65536)
-        assert more, "cut before the end"
+    while more := s.recv(65536):
         seen += more
+    assert b'"done":true' in seen[-1000:] and b'"eval_count":3000' in seen[-1000:]
     s.close()
     assert server.process.wait(PATIENCE) == 0
 

@@ -68,7 +68,7 @@ def head(added, script):
     w = np.random.default_rng(7).normal(0, 1.5, (n, WIDTH)).astype(np.float32)
     w[:, n:] = 0
     w[:256] -= 6
-    for byte in b"abcdefghijklmnopqrstuvwxyz    ":
+    for byte in b"abcdefghijklmnopqrstuvwxyz ":
         w[byte] += 6
     w[256:] = -40
     for line in script:
