@@ -48,6 +48,7 @@ static lm_status gemma3_extra(lm_config *c, const json_t *o, lm_err *err) {
     }
     if (r.st != LM_OK) return r.st;
     c->local_rope = true;
+    if (c->tied == 0) c->tied = -1; /* mlx-lm ties whatever config.json says when there is no lm_head */
     return query_scale(c, o, 256, err);
 }
 
