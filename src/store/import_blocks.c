@@ -172,7 +172,7 @@ static void try_grid(const float x[32], float scale, float bias, grid *best) {
 }
 
 /* Two grids of 16 onto one of 256 steps. Where one step divides the other, or nearly, a grid through zero
- * holds both without loss; else the evenly spread one is usually the closest. */
+ * holds both as well as f16 can say the step; else the evenly spread one is usually the closest. */
 static bool q6_requant(const int8_t q[32], const float s[2], uint8_t out[32], uint16_t *scale,
                        uint16_t *bias) {
     float x[32], least = 0, most = 0;
@@ -183,14 +183,17 @@ static bool q6_requant(const int8_t q[32], const float s[2], uint8_t out[32], ui
         least = fminf(least, x[i]);
         most = fmaxf(most, x[i]);
     }
-    for (int k = 0; k < 2 && best.error > 0; k++) {
-        for (int part = 1; part <= 4 && best.error > 0; part++) {
-            float step = fabsf(s[k]) / (float)part;
+    float widest = fmaxf(most, -least) * 0x1p-12f;
+    float enough = 32 * widest * widest; /* as close as f16 scales come */
+    for (int k = 0; k < 2 && best.error > enough; k++) {
+        for (int part = 1; part <= 4 && best.error > enough; part++) {
+            /* rounded first, so that 128 times it is exact and zero stays zero */
+            float step = lm_f16_to_f32(lm_f32_to_f16(fabsf(s[k]) / (float)part));
             if (step == 0 || least < -128 * step || most > 127 * step) continue;
             try_grid(x, step, -128 * step, &best);
         }
     }
-    if (best.error > 0) try_grid(x, (most - least) / 255, least, &best);
+    if (best.error > enough) try_grid(x, (most - least) / 255, least, &best);
     memcpy(out, best.q, 32);
     *scale = best.scale;
     *bias = best.bias;
