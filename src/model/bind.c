@@ -147,6 +147,8 @@ static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
     uint32_t flags = c->family->flags;
     uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     bool bias = c->attention_bias || flags & LM_FAM_QKV_BIAS;
+    /* attention_bias means all four in Llama; where q, k and v always have one, o has its own rule. */
+    bool o_bias = flags & LM_FAM_QKV_BIAS ? flags & LM_FAM_O_BIAS : c->attention_bias;
     float offset = norm_offset(c);
 
     if (flags & LM_FAM_FUSED_QKV) {
@@ -158,7 +160,7 @@ static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
         l->qkv[1] = linear(b, "self_attn.k_proj", kv, c->width, bias);
         l->qkv[2] = linear(b, "self_attn.v_proj", kv, c->width, bias);
     }
-    l->o = linear(b, "self_attn.o_proj", c->width, q, c->attention_bias || flags & LM_FAM_O_BIAS);
+    l->o = linear(b, "self_attn.o_proj", c->width, q, o_bias);
     if (flags & LM_FAM_WIDE_NORM) {
         l->wide_q_norm = vector(b, "self_attn.q_norm.weight", q, offset);
         l->wide_k_norm = vector(b, "self_attn.k_norm.weight", kv, offset);

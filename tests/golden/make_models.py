@@ -129,7 +129,7 @@ def build(case, kind_of_weights=None):
     gemma = kind.startswith("gemma")
     middle = 0.0 if gemma else 1.0
     qkv_bias = c.get("attention_bias", False) or kind in ("qwen2", "gpt_oss")
-    o_bias = c.get("attention_bias", False) or kind == "gpt_oss"
+    o_bias = kind == "gpt_oss" or (kind != "qwen2" and c.get("attention_bias", False))
     mlp_bias = c.get("mlp_bias", False)
 
     # A scaled embedding is a small one: otherwise a tied head only repeats the last token.
@@ -268,7 +268,7 @@ def all_cases():
     case("mistral-window", base("mistral", sliding_window=11), "BF16", windows=[11] * 3)
     case("mistral-none", base("mistral", sliding_window=None, head_dim=16))
     case("qwen2-f32", base("qwen2", num_attention_heads=8, tie_word_embeddings=True, use_sliding_window=False,
-                           sliding_window=4, max_window_layers=1))
+                           sliding_window=4, max_window_layers=1, attention_bias=True))
     case("qwen2-upper", base("qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=1),
          windows=[0, 6, 6])
     case("qwen3-f32", base("qwen3", head_dim=48, rope_theta=1e6))
