@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_BYTES = 192 };
+enum { NAME_BYTES = 256 };
 
 typedef struct binder {
     lm_model *m;
@@ -22,6 +22,14 @@ typedef struct binder {
     lm_dtype form_types[16];
     uint32_t n_forms;
 } binder;
+
+LM_PRINTF(2, 3) static void name_of(char out[NAME_BYTES], const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out, NAME_BYTES, format,
+              args); /* longer names than ours don't exist: nothing is found by them */
+    va_end(args);
+}
 
 /* ---- handles */
 
@@ -62,16 +70,16 @@ static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view 
 }
 
 static bool has(binder *b, const char *name, const char *part) {
-    char full[NAME_BYTES + 32];
+    char full[NAME_BYTES];
     lm_view v;
-    snprintf(full, sizeof full, "%s%s", name, part);
+    name_of(full, "%s%s", name, part);
     return lm_weights_find(b->m->weights, full, &v);
 }
 
 /* The bias of a matrix: (rows), or (n_experts, rows). False when it isn't there. */
 static bool find_bias(binder *b, const char *name, const lm_matrix *w, bool required, lm_view *out) {
-    char full[NAME_BYTES + 32];
-    snprintf(full, sizeof full, "%s.bias", name);
+    char full[NAME_BYTES];
+    name_of(full, "%s.bias", name);
     if (!lm_weights_find(b->m->weights, full, out)) {
         if (required) b->st = lm_fail(b->err, LM_CORRUPT, "tensor %s is missing", full);
         return false;
@@ -103,8 +111,8 @@ static const lm_linear *linear_named(binder *b, const char *name, uint32_t n_exp
 }
 
 static const lm_linear *linear(binder *b, const char *part, uint32_t rows, uint32_t cols, bool bias) {
-    char name[NAME_BYTES + 64];
-    snprintf(name, sizeof name, "%s.%s", b->layer, part);
+    char name[NAME_BYTES];
+    name_of(name, "%s.%s", b->layer, part);
     return linear_named(b, name, 1, rows, cols, bias);
 }
 
@@ -131,8 +139,8 @@ static const lm_vector *vector_named(binder *b, const char *name, uint32_t n, fl
 }
 
 static const lm_vector *vector(binder *b, const char *part, uint32_t n, float offset) {
-    char name[NAME_BYTES + 64];
-    snprintf(name, sizeof name, "%s.%s", b->layer, part);
+    char name[NAME_BYTES];
+    name_of(name, "%s.%s", b->layer, part);
     return vector_named(b, name, n, offset);
 }
 
@@ -216,17 +224,17 @@ static void bind_moe(binder *b, lm_layer *l) {
     const lm_config *c = &b->m->config;
     const lm_moe_names *n = c->family->moe;
     bool bias = c->family->flags & LM_FAM_EXPERT_BIAS;
-    char name[NAME_BYTES + 64];
+    char name[NAME_BYTES];
 
     /* The original checkpoints keep experts apart, or gate and up row by row: a stack would be a copy. */
-    snprintf(name, sizeof name, "%s.%s.%s", b->layer, n->block, n->foreign);
+    name_of(name, "%s.%s.%s", b->layer, n->block, n->foreign);
     if (b->st == LM_OK && (has(b, name, "") || has(b, name, ".weight"))) {
         b->st =
             lm_fail(b->err, LM_UNSUPPORTED,
                     "the experts are stored one by one as %s; convert the model with mlx_lm.convert", name);
         return;
     }
-    snprintf(name, sizeof name, "%s.%s", n->block, n->router);
+    name_of(name, "%s.%s", n->block, n->router);
     l->is_moe = true;
     l->moe.n_experts = c->n_experts;
     l->moe.top_k = c->top_k;
@@ -244,7 +252,7 @@ static void bind_moe(binder *b, lm_layer *l) {
         {"down_proj", &l->moe.experts.down, c->width, c->expert_ffn},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        snprintf(name, sizeof name, "%s.%s.%s.%s", b->layer, n->block, n->experts, parts[i].part);
+        name_of(name, "%s.%s.%s.%s", b->layer, n->block, n->experts, parts[i].part);
         *parts[i].to = linear_named(b, name, c->n_experts, parts[i].rows, parts[i].cols, bias);
     }
 }
@@ -294,14 +302,14 @@ static void name_quantisation(const binder *b) {
 lm_status lm_model_bind(lm_model *m, lm_err *err) {
     const lm_config *c = &m->config;
     binder b = {.m = m, .err = err};
-    char name[NAME_BYTES + 64];
+    char name[NAME_BYTES];
 
     find_prefix(&b);
-    snprintf(name, sizeof name, "%sembed_tokens", b.prefix);
+    name_of(name, "%sembed_tokens", b.prefix);
     m->embed = linear_named(&b, name, 1, c->n_vocab, c->width, false);
     for (uint32_t i = 0; i < c->n_layers && b.st == LM_OK; i++) {
         lm_layer *l = &m->layers[i];
-        snprintf(b.layer, sizeof b.layer, "%slayers.%u", b.prefix, i);
+        name_of(b.layer, "%slayers.%u", b.prefix, i);
         l->attention.layer = i;
         bind_norms(&b, l);
         bind_attention(&b, l, &c->layers[i]);
@@ -310,7 +318,7 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
         else
             bind_mlp(&b, l);
     }
-    snprintf(name, sizeof name, "%snorm.weight", b.prefix);
+    name_of(name, "%snorm.weight", b.prefix);
     m->final_norm = vector_named(&b, name, c->width, norm_offset(c));
     if (b.st == LM_OK) bind_head(&b);
     if (b.st == LM_OK) name_quantisation(&b);
