@@ -99,6 +99,31 @@ def byte_fallback():
     return t
 
 
+def word_end():
+    """As CLIP's and GPT-1's: lower case, words that end in </w>, unknown characters one by one, merges as strings."""
+    t = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>", continuing_subword_prefix="##"))
+    t.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.decoder = decoders.BPEDecoder("</w>")
+    t.train_from_iterator(CORPUS[:3], trainers.BpeTrainer(
+        vocab_size=200, show_progress=False, special_tokens=["<unk>"], end_of_word_suffix="</w>",
+        continuing_subword_prefix="##"))
+    d = json.loads(t.to_str())
+    d["model"]["merges"] = [" ".join(m) for m in d["model"]["merges"]]
+    return Tokenizer.from_str(json.dumps(d))
+
+
+def whole_words():
+    """As Llama 3's: byte-level BPE in which a word that is a token is taken whole, whatever the merges say."""
+    t = byte_level()
+    d = json.loads(t.to_str())
+    d["model"]["ignore_merges"] = True
+    last = max(list(d["model"]["vocab"].values()) + [a["id"] for a in d["added_tokens"]])
+    for i, word in enumerate(["\u0120surely", "\u0120parking", "\u0120weather", "Numbers"]):
+        d["model"]["vocab"].setdefault(word, last + 1 + i)
+    return Tokenizer.from_str(json.dumps(d))
+
+
 def metaspace():
     """A Unigram model with metaspace, as T5's and older SentencePiece conversions. Its pieces are counted here: the
     trainer's result differs from run to run."""
@@ -143,6 +168,8 @@ def main():
     make_tokenizer(out, "byte_level", byte_level())
     make_tokenizer(out, "byte_fallback", byte_fallback())
     make_tokenizer(out, "metaspace", metaspace())
+    make_tokenizer(out, "word_end", word_end())
+    make_tokenizer(out, "whole_words", whole_words())
     text_templates.make(out)
 
 

@@ -5,6 +5,7 @@
 //!  * objects are opaque boxes, immutable after opening (a matcher excepted) and so free to share between threads;
 //!  * bytes and ids that C should keep go through a sink callback, so no memory changes its owner.
 
+mod bpe;
 mod grammar;
 mod pyfmt;
 mod sandbox;

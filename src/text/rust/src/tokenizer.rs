@@ -1,12 +1,16 @@
 //! tokenizer.json: opening, encoding, decoding, and the table of what each token adds to a text.
 
+use crate::bpe::{AnyModel, MAX_ID};
 use crate::{bytes_of, guard, guard_value, text_of, ByteSink, ErrText, Fail, IdSink, Outcome};
+use ahash::AHashMap;
 use core::ffi::c_void;
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{
+    DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
 
-/// No vocabulary in use comes near; a file that names larger ids would only cost memory.
-const MAX_ID: u32 = 1 << 22;
+type Tokenizer =
+    TokenizerImpl<AnyModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 pub const FLAG_EXISTS: u8 = 1;
 pub const FLAG_SPECIAL: u8 = 2;
@@ -148,7 +152,9 @@ impl Tok {
     }
 
     fn open(json: &[u8]) -> Outcome<Tok> {
-        let mut inner = Tokenizer::from_bytes(json).map_err(|e| Fail::corrupt(format!("tokenizer.json: {e}")))?;
+        let json = std::str::from_utf8(json).map_err(|_| Fail::corrupt("tokenizer.json: not UTF-8"))?;
+        let mut inner: Tokenizer =
+            serde_json::from_str(json).map_err(|e| Fail::corrupt(format!("tokenizer.json: {e}")))?;
         // A file may carry the settings of somebody's training run.
         inner.with_truncation(None).map_err(|e| Fail::corrupt(e.to_string()))?;
         inner.with_padding(None);
@@ -159,15 +165,24 @@ impl Tok {
         };
         let spelling = spelling_of(&decoder);
         let chars = byte_of_char();
-        let vocab = inner.get_vocab(false);
         let added = inner.get_added_tokens_decoder();
-        let n = vocab.values().chain(added.keys()).max().map_or(0, |&id| id.saturating_add(1));
+        // The library's models are small or rare: a map of all their tokens is good enough there.
+        let by_name = match inner.get_model() {
+            AnyModel::Bpe(_) => Default::default(),
+            AnyModel::Other(m) => m.get_vocab(),
+        };
+        let by_id: AHashMap<u32, &str> = by_name.iter().map(|(token, &id)| (id, token.as_str())).collect();
+        let token_of = |id: u32| match inner.get_model() {
+            AnyModel::Bpe(m) => m.token(id),
+            AnyModel::Other(_) => by_id.get(&id).copied(),
+        };
+        let in_model = match inner.get_model() {
+            AnyModel::Bpe(m) => m.n_ids(),
+            AnyModel::Other(_) => by_id.keys().max().map_or(0, |&id| id.saturating_add(1)),
+        };
+        let n = added.keys().map(|&id| id.saturating_add(1)).max().unwrap_or(0).max(in_model);
         if n == 0 || n > MAX_ID {
             return Err(Fail::corrupt(format!("tokenizer.json: a vocabulary of {n} ids cannot be right")));
-        }
-        let mut by_id: Vec<Option<&str>> = vec![None; n as usize];
-        for (token, &id) in &vocab {
-            by_id[id as usize] = Some(token);
         }
         let mut bytes = Vec::with_capacity(n as usize * 8);
         let mut offsets = Vec::with_capacity(n as usize + 1);
@@ -178,7 +193,7 @@ impl Tok {
             if let Some(token) = added.get(&id) {
                 flag |= FLAG_EXISTS | FLAG_ADDED | if token.special { FLAG_SPECIAL } else { 0 };
                 bytes.extend_from_slice(token.content.as_bytes());
-            } else if let Some(token) = by_id[id as usize] {
+            } else if let Some(token) = token_of(id) {
                 flag |= FLAG_EXISTS;
                 spelling.add(token, &chars, &mut bytes);
             }
