@@ -168,6 +168,18 @@ static lm_status cut_at_mark(lm_buf *out, size_t from, lm_err *err) {
         "this model's chat template cannot continue an assistant message; end the chat with a user message");
 }
 
+/* Not lm_json_write_value: 1.0 has to stay 1.0, as in the Python that templates are made for. */
+static int to_buf(const char *bytes, size_t len, void *out) {
+    lm_buf_add(out, bytes, len);
+    return ((lm_buf *)out)->failed ? -1 : 0;
+}
+
+lm_status lm_text_write_context(const json_t *context, lm_buf *out, lm_err *err) {
+    if (json_dump_callback(context, to_buf, out, JSON_COMPACT) && !out->failed)
+        return lm_fail(err, LM_NO_MEMORY, "no memory to write the chat");
+    return lm_buf_status(out, "the chat", err);
+}
+
 static lm_status render(const lm_text *t, json_t *messages, json_t *tools, int thinking, lm_str level,
                         lm_buf *out, lm_err *err) {
     size_t from = out->len;
@@ -175,8 +187,7 @@ static lm_status render(const lm_text *t, json_t *messages, json_t *tools, int t
     json_t *context = make_context(t, messages, tools, thinking, level, continues);
     lm_buf text;
     lm_buf_init(&text, MAX_CONTEXT);
-    lm_json_write_value(&text, context);
-    lm_status st = lm_buf_status(&text, "the chat", err);
+    lm_status st = lm_text_write_context(context, &text, err);
     if (st == LM_OK) st = lm_template_render(t->chat, lm_buf_view(&text), out, err);
     if (st == LM_OK && continues) st = cut_at_mark(out, from, err);
     lm_buf_release(&text);
