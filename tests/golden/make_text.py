@@ -12,6 +12,7 @@ import collections
 import json
 import math
 import pathlib
+import re
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
                         trainers)
@@ -100,17 +101,32 @@ def byte_fallback():
 
 
 def word_end():
-    """As CLIP's and GPT-1's: lower case, words that end in </w>, unknown characters one by one, merges as strings."""
+    """As CLIP's and GPT-1's: lower case, words that end in </w>, unknown characters one by one, merges as strings.
+    Trained here: with a prefix and a suffix the trainer's result differs from run to run."""
+    words = collections.Counter(w for text in CORPUS[:3] for w in re.findall("[a-z]+|[^a-z ]", text.lower()))
+    split = {w: [("##" if i else "") + c + ("</w>" if i == len(w) - 1 else "") for i, c in enumerate(w)] for w in words}
+    vocab, merges = sorted({piece for pieces in split.values() for piece in pieces}), []
+    for _ in range(80):
+        pairs = collections.Counter()
+        for w, pieces in split.items():
+            for pair in zip(pieces, pieces[1:]):
+                pairs[pair] += words[w]
+        (left, right), _ = min(pairs.items(), key=lambda p: (-p[1], p[0]))
+        merges.append(f"{left} {right}")
+        vocab.append(left + right.removeprefix("##"))
+        for w, pieces in split.items():
+            for i in reversed(range(len(pieces) - 1)):
+                if pieces[i:i + 2] == [left, right]:
+                    pieces[i:i + 2] = [vocab[-1]]
+    vocab = ["<unk>"] + list(dict.fromkeys(vocab))
     t = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>", continuing_subword_prefix="##"))
     t.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     t.decoder = decoders.BPEDecoder("</w>")
-    t.train_from_iterator(CORPUS[:3], trainers.BpeTrainer(
-        vocab_size=200, show_progress=False, special_tokens=["<unk>"], end_of_word_suffix="</w>",
-        continuing_subword_prefix="##"))
     d = json.loads(t.to_str())
-    d["model"]["merges"] = [" ".join(m) for m in d["model"]["merges"]]
-    return Tokenizer.from_str(json.dumps(d))
+    d["model"]["vocab"] = {piece: i for i, piece in enumerate(vocab)}
+    d["model"]["merges"] = merges
+    return json.dumps(d)
 
 
 def whole_words():
@@ -121,7 +137,7 @@ def whole_words():
     last = max(list(d["model"]["vocab"].values()) + [a["id"] for a in d["added_tokens"]])
     for i, word in enumerate(["\u0120surely", "\u0120parking", "\u0120weather", "Numbers"]):
         d["model"]["vocab"].setdefault(word, last + 1 + i)
-    return Tokenizer.from_str(json.dumps(d))
+    return json.dumps(d)
 
 
 def metaspace():
@@ -147,8 +163,9 @@ def metaspace():
 def make_tokenizer(out, name, t):
     where = out / name
     where.mkdir(parents=True, exist_ok=True)
-    (where / "tokenizer.json").write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False,
-                                                     separators=(",", ":")), encoding="utf-8")
+    text = t if isinstance(t, str) else t.to_str()
+    (where / "tokenizer.json").write_text(json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")),
+                                          encoding="utf-8")
     t = Tokenizer.from_file(str(where / "tokenizer.json"))
     lines = []
     for text in TEXTS:

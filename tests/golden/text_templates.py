@@ -449,7 +449,7 @@ Mode: {{ mode }}
 {% set a, b = 1, 2 %}{{ a }}{{ b }}
 {% for i in range(2) %}{% for j in range(2) %}{{ loop.index }}.{{ loop.revindex0 }} {% endfor %}{% endfor %}
 {%- if x is undefined %} undefined{% endif %}{% if 3 is odd and 4 is divisibleby 2 %} odd{% endif %}
-{{- ' eq' if 'a' is eq 'a' }}{{ [1, 2] is iterable }}{{ 'a' is string }}{{ 1 is number }}{{ {} is mapping }}{{ none is none }}{{ 1.5 is float }}{{ true is boolean }}{{ 'x' is not in ['x'] if false else 'in' }}""",
+{{- ' eq' if 'a' is eq 'a' }}{{ [1, 2] is iterable }}{{ none is iterable }}{{ 'x' is iterable }}{{ 1 is iterable }}{{ nothing is iterable }}{{ {} is iterable }}{{ 'a' is string }}{{ 1 is number }}{{ {} is mapping }}{{ none is none }}{{ 1.5 is float }}{{ true is boolean }}{{ 'x' is not in ['x'] if false else 'in' }}""",
     "undefined": "[{{ nothing }}][{{ nothing | default('d') }}][{{ '' | default('d', true) }}][{{ messages.foo }}][{{ nothing is defined }}]"
                  "[{{ (messages[0] | default({})).nope }}][{{ 'yes' if nothing else 'no' }}]",
     "broken_use": "{{ nothing.at.all }}",

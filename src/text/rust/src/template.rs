@@ -164,6 +164,8 @@ fn environment(clock: Clock) -> Outcome<Environment<'static>> {
     env.set_fuel(Some(FUEL));
     env.add_filter("tojson", tojson);
     env.add_filter("string", string);
+    // None is not iterable in Python; templates ask that of tools.
+    env.add_test("iterable", |v: &Value| !v.is_none() && (v.is_undefined() || v.try_iter().is_ok()));
     env.add_function("raise_exception", raise_exception);
     env.add_function("joiner", minijinja_contrib::globals::joiner);
     env.add_function("cycler", minijinja_contrib::globals::cycler);
