@@ -19,16 +19,32 @@ from pathlib import Path
 TEXT = Path(__file__).resolve().parent / "data" / "perplexity.txt"
 
 
+def multiply_with_numpy(nn, mx, np):
+    """mlx's CPU wheel comes with the reference BLAS, at 2 GFLOP/s; numpy's does the same in float32, fifty times faster."""
+    weights = {}
+
+    def product(module, x):
+        if id(module) not in weights:
+            weights[id(module)] = np.array(module.weight).T
+        y = np.array(x) @ weights[id(module)]
+        return mx.array(y + np.array(module.bias) if "bias" in module else y)
+
+    nn.Linear.__call__ = product
+    nn.Embedding.as_linear = product
+
+
 def reference(directory, ids, window):
     import mlx.core as mx
+    import mlx.nn as nn
     import numpy as np
     from mlx_lm.utils import dequantize_model, load_model
 
     mx.set_default_device(mx.cpu)
     model, _ = load_model(directory)
     model.set_dtype(mx.float32)
-    dequantize_model(model)  # the same numbers in float32, but through a fast matrix product
+    dequantize_model(model)
     mx.eval(model.parameters())
+    multiply_with_numpy(nn, mx, np)
     total, count = 0.0, 0
     for at in range(0, len(ids) - 1, window):
         part = ids[at : at + window]
