@@ -184,7 +184,7 @@ LM_INLINE void transpose8(__m256i r[8]) {
 
 /* The kernels behind lm_matmul_avx2, by shape; arguments as there. */
 lm_matmul_fn lm_matmul_avx2_few;   /* quantised, 1 to 4 rows of x */
-lm_matmul_fn lm_matmul_avx2_many;  /* quantised, any number */
+lm_matmul_fn lm_matmul_avx2_many;  /* quantised, 5 and more */
 lm_matmul_fn lm_matmul_avx2_plain; /* f32, f16, bf16 */
 
 #endif

@@ -20,7 +20,8 @@
 
 enum {
     TILE = 16,    /* rows of W side by side */
-    ROWS = 6,     /* rows of x in registers */
+    ROWS = 6,     /* rows of x in registers, at most */
+    LEAST = 3,    /* and at least; lm_matmul_avx2_many gets 5 and more */
     CHUNK = 512,  /* columns */
     PANEL = 128,  /* rows of W unpacked together */
     X_ROWS = 384, /* rows of x that stay in the second-level cache with the panel */
@@ -180,11 +181,21 @@ static void unpack_tile(const lm_matrix *w, const lm_expert *e, uint32_t n, uint
 /* ---- the inner loop ---------------------------------------------------------------------------------------
  */
 
-/* Byte offset among the codes of x of step s of block b, both counted from the chunk's start. */
-LM_INLINE uint32_t step_offset(flavour f, uint32_t b, uint32_t s) {
-    if (f == HALVES8 || f == HALVES4) return (b >> 1) * 64 + (b & 1) * 16 + (s & 3) * 4 + (s >> 2) * 32;
-    if (f == QUARTERS8) return (b >> 2) * 128 + (b & 3) * 8 + (s & 1) * 4 + (s >> 1) * 32;
-    return b * 32 + s * 4;
+/* Byte offset among the codes of x of step s of block i of a unit. */
+LM_INLINE size_t step_offset(flavour f, size_t i, size_t s) {
+    if (f == HALVES8 || f == HALVES4) return i * 16 + (s & 3) * 4 + (s >> 2) * 32;
+    if (f == QUARTERS8) return i * 8 + (s & 1) * 4 + (s >> 1) * 32;
+    return s * 4;
+}
+
+/* sum = (first) or += products of w and a, neighbours added. As one piece, because compilers otherwise put
+ * the multiplications of many steps first and have no registers left for their results. */
+LM_INLINE void multiply_add(bool first, __m256i w, __m256i a, __m256i *sum) {
+    __m256i product;
+    if (first)
+        __asm__("vpmaddubsw %1, %2, %0" : "=x"(*sum) : "x"(a), "x"(w));
+    else
+        __asm__("vpmaddubsw %2, %3, %1\n\tvpaddw %1, %0, %0" : "+x"(*sum), "=&x"(product) : "x"(a), "x"(w));
 }
 
 LM_INLINE __m256i broadcast4(const char *p) {
@@ -193,20 +204,24 @@ LM_INLINE __m256i broadcast4(const char *p) {
     return _mm256_set1_epi32(v);
 }
 
-/* Adds `steps` steps to 16-bit sums and widens them, times `by`, into sums of 32 bits. */
-LM_INLINE void add_steps(int rows, int steps, const uint8_t *codes, const char *const *x,
-                         const uint32_t *offset, int16_t by, bool first, __m256i (*sum)[2]) {
+/* What was read before this is not kept in registers that the loop needs. */
+#define FENCE() __asm__ volatile("" ::: "memory")
+
+/* Adds steps first..first + steps of block i to 16-bit sums and widens them, times `by`, into sums of 32
+ * bits. */
+LM_INLINE void add_steps(flavour f, int rows, size_t i, size_t first, size_t steps, const uint8_t *codes,
+                         const char *const *x, size_t at, int16_t by, bool add, __m256i (*sum)[2]) {
     __m256i part[ROWS][2];
+    FENCE();
 #pragma GCC unroll 8
-    for (int s = 0; s < steps; s++) {
+    for (size_t s = first; s < first + steps; s++) {
         __m256i w0 = _mm256_load_si256((const __m256i *)(const void *)(codes + s * 64));
         __m256i w1 = _mm256_load_si256((const __m256i *)(const void *)(codes + s * 64 + 32));
 #pragma GCC unroll 6
         for (int m = 0; m < rows; m++) {
-            __m256i a = broadcast4(x[m] + offset[s]);
-            __m256i p0 = _mm256_maddubs_epi16(w0, a), p1 = _mm256_maddubs_epi16(w1, a);
-            part[m][0] = s == 0 ? p0 : _mm256_add_epi16(part[m][0], p0);
-            part[m][1] = s == 0 ? p1 : _mm256_add_epi16(part[m][1], p1);
+            __m256i a = broadcast4(x[m] + at + step_offset(f, i, s));
+            multiply_add(s == first, w0, a, &part[m][0]);
+            multiply_add(s == first, w1, a, &part[m][1]);
         }
     }
     const __m256i factor = _mm256_set1_epi16(by);
@@ -214,27 +229,29 @@ LM_INLINE void add_steps(int rows, int steps, const uint8_t *codes, const char *
     for (int m = 0; m < rows; m++)
         for (int v = 0; v < 2; v++) {
             __m256i wide = _mm256_madd_epi16(part[m][v], factor);
-            sum[m][v] = first ? wide : _mm256_add_epi32(sum[m][v], wide);
+            sum[m][v] = add ? _mm256_add_epi32(sum[m][v], wide) : wide;
         }
 }
 
-/* One block for `rows` rows of x: y += scale * d * Σ code * q. */
-LM_INLINE void add_block(flavour f, int rows, const uint8_t *codes, const char *const *x, uint32_t b,
-                         const float *scales, const float *const *d, __m256 (*y)[2]) {
+/* Block i of the unit at column `at` of the chunk for `rows` rows of x: y += scale * d * Σ code * q. */
+LM_INLINE void add_block(flavour f, int rows, size_t i, const uint8_t *codes, const char *const *x, size_t at,
+                         size_t d_at, const float *scales, float *y) {
     __m256i sum[ROWS][2];
-    uint32_t offset[8];
-    int steps = f == NATURAL2 ? 2 : f == NATURAL4 || f == HALVES4 ? 4 : 8;
-#pragma GCC unroll 8
-    for (uint32_t s = 0; s < 8; s++) offset[s] = step_offset(f, b, s);
+    size_t steps = f == NATURAL2 ? 2 : f == NATURAL4 || f == HALVES4 ? 4 : 8;
 #pragma GCC unroll 4
-    for (int s = 0; s < 8; s += steps) add_steps(rows, steps, codes + s * 64, x, offset + s, 1, s == 0, sum);
-    if (f == NATURAL_SPLIT) add_steps(rows, 8, codes + BLOCK_BYTES, x, offset, 16, false, sum);
+    for (size_t s = 0; s < 8; s += steps) add_steps(f, rows, i, s, steps, codes, x, at, 1, s > 0, sum);
+    if (f == NATURAL_SPLIT) add_steps(f, rows, i, 0, 8, codes + BLOCK_BYTES, x, at, 16, true, sum);
     __m256 s0 = _mm256_load_ps(scales), s1 = _mm256_load_ps(scales + 8);
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++) {
-        __m256 dm = _mm256_broadcast_ss(d[m] + b);
-        y[m][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][0]), _mm256_mul_ps(s0, dm), y[m][0]);
-        y[m][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][1]), _mm256_mul_ps(s1, dm), y[m][1]);
+        __m256 dm = _mm256_broadcast_ss((const float *)(const void *)(x[m] + d_at + i * sizeof(float)));
+        __m256 y0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][0]), _mm256_mul_ps(s0, dm),
+                                    _mm256_load_ps(y + m * TILE));
+        __m256 y1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][1]), _mm256_mul_ps(s1, dm),
+                                    _mm256_load_ps(y + m * TILE + 8));
+        _mm256_store_ps(y + m * TILE, y0);
+        _mm256_store_ps(y + m * TILE + 8, y1);
+        FENCE();
     }
 }
 
@@ -255,13 +272,12 @@ LM_INLINE void add_biases(int rows, const tile *t, const float *const *sums, __m
 LM_INLINE void multiply_tile(flavour f, int rows, const tile *t, uint32_t cols, const char *acts,
                              size_t act_stride, float *out, size_t y_stride, uint32_t width, bool add) {
     const char *x[ROWS];
-    const float *d[ROWS], *sums[ROWS];
+    const float *sums[ROWS];
     __m256 y[ROWS][2];
     float edge[TILE];
     for (int m = 0; m < rows; m++) {
         const char *row = acts + m * act_stride;
-        x[m] = row + t->first;
-        d[m] = (const float *)(const void *)(row + lm_act_scales_at(cols)) + t->first / LM_ACT_BLOCK;
+        x[m] = row;
         sums[m] = (const float *)(const void *)(row + lm_act_sums_at(cols)) +
                   (t->first / LM_ACT_BLOCK >> t->group_shift);
         y[m][0] = y[m][1] = _mm256_setzero_ps();
@@ -274,11 +290,21 @@ LM_INLINE void multiply_tile(flavour f, int rows, const tile *t, uint32_t cols, 
     add_biases(rows, t, sums, y);
     size_t block_bytes = f == NATURAL_SPLIT ? 2 * BLOCK_BYTES : BLOCK_BYTES;
     uint32_t unit = f == HALVES8 || f == HALVES4 ? 2 : f == QUARTERS8 ? 4 : 1;
-    for (uint32_t b = 0; b < t->blocks; b += unit)
+    const uint8_t *codes = t->codes;
+    /* In memory: the loop has no registers for them, and a compiler that doesn't know where they are can't
+     * try. */
+    float sums_here[ROWS * TILE] __attribute__((aligned(32)));
+    float *yp = sums_here;
+    __asm__("" : "+r"(yp));
+    for (int m = 0; m < rows; m++)
+        _mm256_store_ps(yp + m * TILE, y[m][0]), _mm256_store_ps(yp + m * TILE + 8, y[m][1]);
+    size_t at = t->first, d_at = lm_act_scales_at(cols) + at / LM_ACT_BLOCK * sizeof(float);
+    for (uint32_t b = 0; b < t->blocks; b += unit, at += unit * LM_ACT_BLOCK, d_at += unit * sizeof(float))
 #pragma GCC unroll 4
-        for (uint32_t i = 0; i < unit; i++)
-            add_block(f, rows, t->codes + (b + i) * block_bytes, x, b + i,
-                      t->scales + ((b + i) >> t->group_shift) * TILE, d, y);
+        for (uint32_t i = 0; i < unit; i++, codes += block_bytes)
+            add_block(f, rows, i, codes, x, at, d_at, t->scales + ((b + i) >> t->group_shift) * TILE, yp);
+    for (int m = 0; m < rows; m++)
+        y[m][0] = _mm256_load_ps(yp + m * TILE), y[m][1] = _mm256_load_ps(yp + m * TILE + 8);
     for (int m = 0; m < rows; m++) {
         float *to = out + m * y_stride;
         _mm256_storeu_ps(width < TILE ? edge : to, y[m][0]);
@@ -295,7 +321,7 @@ typedef void tile_fn(const tile *t, uint32_t cols, const char *acts, size_t act_
                            size_t y_stride, uint32_t width, bool add) {                                      \
         multiply_tile(f, rows, t, cols, acts, act_stride, out, y_stride, width, add);                        \
     }
-#define TILE_FNS(f) TILE_FN(f, 1) TILE_FN(f, 2) TILE_FN(f, 3) TILE_FN(f, 4) TILE_FN(f, 5) TILE_FN(f, 6)
+#define TILE_FNS(f) TILE_FN(f, 3) TILE_FN(f, 4) TILE_FN(f, 5) TILE_FN(f, 6)
 TILE_FNS(HALVES8)
 TILE_FNS(HALVES4)
 TILE_FNS(QUARTERS8)
@@ -304,10 +330,10 @@ TILE_FNS(NATURAL4)
 TILE_FNS(NATURAL2)
 TILE_FNS(NATURAL_SPLIT)
 
-#define TILE_ROW(f) [f] = {f##_1, f##_2, f##_3, f##_4, f##_5, f##_6}
-static tile_fn *const tile_fns[][ROWS] = {TILE_ROW(HALVES8),      TILE_ROW(HALVES4),  TILE_ROW(QUARTERS8),
-                                          TILE_ROW(NATURAL8),     TILE_ROW(NATURAL4), TILE_ROW(NATURAL2),
-                                          TILE_ROW(NATURAL_SPLIT)};
+#define TILE_ROW(f) [f] = {f##_3, f##_4, f##_5, f##_6}
+static tile_fn *const tile_fns[][ROWS - LEAST + 1] = {
+    TILE_ROW(HALVES8),  TILE_ROW(HALVES4),  TILE_ROW(QUARTERS8),    TILE_ROW(NATURAL8),
+    TILE_ROW(NATURAL4), TILE_ROW(NATURAL2), TILE_ROW(NATURAL_SPLIT)};
 
 /* ---- the whole ---------------------------------------------------------------------------------------- */
 
@@ -334,19 +360,19 @@ static void multiply_panel(const lm_matrix *w, const lm_expert *e, bool tail, ti
     for (uint32_t i = 0; i < n_tiles; i++)
         unpack_tile(w, e, n + i * TILE, n_end, tail, &t, scratch + i * tile_codes, scales + i * GROUPS * TILE,
                     biases + i * GROUPS * TILE);
-    for (uint32_t m0 = 0; m0 < n_rows; m0 += X_ROWS) {
-        uint32_t m1 = m0 + X_ROWS < n_rows ? m0 + X_ROWS : n_rows;
+    for (uint32_t m0 = 0, m1; m0 < n_rows; m0 = m1) {
+        m1 = m0 + X_ROWS + ROWS <= n_rows ? m0 + X_ROWS : n_rows;
         for (uint32_t i = 0; i < n_tiles; i++) {
             uint32_t column = n + i * TILE, width = column + TILE <= n_end ? TILE : n_end - column, rows;
             t.codes = scratch + i * tile_codes;
             t.scales = scales + i * GROUPS * TILE;
             t.biases = biases + i * GROUPS * TILE;
             for (uint32_t m = m0; m < m1; m += rows) {
-                /* The rest evenly: 7 rows are 4 and 3, 8 are 4 and 4. */
+                /* The rest evenly: 7 rows are 4 and 3, 8 are 4 and 4; never fewer than LEAST. */
                 uint32_t left = m1 - m;
-                rows = left >= 2 * ROWS || left <= ROWS ? (left < ROWS ? left : ROWS) : (left + 1) / 2;
-                tile_fns[f][rows - 1](&t, w->cols, acts + m * act_stride, act_stride,
-                                      y + m * y_stride + column, y_stride, width, t.first > 0);
+                rows = left <= ROWS ? left : left >= 2 * ROWS ? ROWS : (left + 1) / 2;
+                tile_fns[f][rows - LEAST](&t, w->cols, acts + m * act_stride, act_stride,
+                                          y + m * y_stride + column, y_stride, width, t.first > 0);
             }
         }
     }
