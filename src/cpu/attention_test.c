@@ -150,6 +150,7 @@ static void step(bed *b, const uint32_t *counts, double tolerance) {
                     h->v[at + d] = held(b, v[(size_t)row * kv_width + head * sh->head_dim + d]);
                 }
             }
+            if (row % 5 && t + 1 < counts[i]) continue; /* a sample: the naive way is slow */
             naive(b, h, q + (size_t)row * q_width, h->len, want);
             assert_non_null(got);
             for (uint32_t d = 0; d < q_width; d++)

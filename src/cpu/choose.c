@@ -31,10 +31,16 @@ static bool has_avx2(void) {
 #define X86(name) NULL, NULL
 #endif
 
+#if defined(__aarch64__)
+#define ARM(name) &lm_kernels_##name, always
+#else
+#define ARM(name) NULL, NULL
+#endif
+
 #define ANY(name) &lm_kernels_##name, always
 
 static const choice choices[] = {
-    {"avx512", NULL, NULL},      {"avx2", X86(avx2)},           {"neon", NULL, NULL},
+    {"avx512", NULL, NULL},      {"avx2", X86(avx2)},           {"neon", ARM(neon)},
     {"portable", ANY(portable)}, {"reference", ANY(reference)},
 };
 #define N_CHOICES (sizeof choices / sizeof *choices)

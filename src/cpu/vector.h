@@ -24,5 +24,8 @@ LM_VECTOR_SET(portable);
 #if defined(__x86_64__)
 LM_VECTOR_SET(avx2); /* and FMA, F16C; the set for AVX-512 has them too */
 #endif
+#if defined(__aarch64__)
+LM_VECTOR_SET(neon);
+#endif
 
 #endif
