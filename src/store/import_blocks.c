@@ -131,7 +131,8 @@ static bool k_group(lm_ggml_type type, const uint8_t *b, int g, uint8_t q[32], u
         q[i] = low[g / 2 * 32 + i] >> (g % 2 * 4) & 15;
         if (type == LM_GGML_Q5_K) q[i] |= (uint8_t)((high[i] >> g & 1) << 4);
     }
-    return put_f16(scale, load_f16(b) * (float)sc) & put_f16(bias, -(load_f16(b + 2) * (float)m));
+    bool ok = put_f16(scale, load_f16(b) * (float)sc);
+    return put_f16(bias, -(load_f16(b + 2) * (float)m)) && ok;
 }
 
 /* Elements 32 g .. 32 g + 31 of a Q6_K block as whole numbers q - 32, with the two scales that hold for 16

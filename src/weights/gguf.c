@@ -201,7 +201,8 @@ static lm_status read_metadata(lm_gguf *g, cursor *c, uint64_t n, lm_err *err) {
     for (uint32_t i = 1; i < g->n_entries; i++) {
         if (order(g->entries[i - 1].key, g->entries[i].key) == 0) {
             return lm_fail(err, LM_CORRUPT, "%s: metadata key %.*s occurs twice", g->path,
-                           (int)(g->entries[i].key.len > 100 ? 100 : g->entries[i].key.len), g->entries[i].key.ptr);
+                           (int)(g->entries[i].key.len > 100 ? 100 : g->entries[i].key.len),
+                           g->entries[i].key.ptr);
         }
     }
     return LM_OK;
@@ -318,6 +319,8 @@ lm_status lm_gguf_open(lm_gguf **out, const char *path, lm_err *err) {
     lm_gguf *g = lm_alloc(sizeof *g);
     g->path = lm_strdup(path);
     lm_status st = lm_map_open(&g->map, path, err);
+    if (st == LM_OK && g->map.size == 0)
+        st = lm_fail(err, LM_CORRUPT, "%s: not a GGUF file: it is empty", path);
     if (st != LM_OK) goto done;
 
     cursor c = {g->map.data, g->map.data + g->map.size, false};

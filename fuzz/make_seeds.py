@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Makes the small files that the safetensors and GGUF fuzz targets start from: fuzz/corpus/{safetensors,gguf}.
+
+    python3 fuzz/make_seeds.py
+
+Needs nothing but Python. The files are committed; run this when the formats that are read grow.
+"""
+
+import json
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def put(folder, name, data):
+    (CORPUS / folder).mkdir(parents=True, exist_ok=True)
+    (CORPUS / folder / name).write_bytes(data)
+
+
+def safetensors(tensors):
+    sizes = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
+    header, at = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        n = sizes[dtype]
+        for d in shape:
+            n *= d
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(i % 251 for i in range(at))
+
+
+def string(s):
+    s = s if isinstance(s, bytes) else s.encode()
+    return struct.pack("<Q", len(s)) + s
+
+
+def u32(key, v):
+    return string(key) + struct.pack("<II", 4, v)
+
+
+def f32(key, v):
+    return string(key) + struct.pack("<If", 6, v)
+
+
+def text(key, v):
+    return string(key) + struct.pack("<I", 8) + string(v)
+
+
+def array(key, kind, values):
+    body = b"".join(string(v) if kind == 8 else struct.pack("<f" if kind == 6 else "<i", v) for v in values)
+    return string(key) + struct.pack("<IIQ", 9, kind, len(values)) + body
+
+
+def gguf(keys, tensors):
+    """tensors: (name, type, dims, bytes)"""
+    table, data = b"", b""
+    for name, kind, dims, content in tensors:
+        data += bytes(-len(data) % 32)
+        table += string(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims)
+        table += struct.pack("<IQ", kind, len(data))
+        data += content
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + table
+    return head + bytes(-len(head) % 32) + data
+
+
+def model(arch, vocab, blocks=()):
+    keys = [text("general.architecture", arch), u32(f"{arch}.block_count", 1), u32(f"{arch}.context_length", 64),
+            u32(f"{arch}.embedding_length", 32), u32(f"{arch}.feed_forward_length", 32),
+            u32(f"{arch}.attention.head_count", 2), f32(f"{arch}.rope.freq_base", 10000.0)]
+    tensors = [("token_embd.weight", 8, [32, 4], bytes([0, 60] + [7] * 32) * 4), ("output_norm.weight", 0, [32], bytes(128))]
+    return gguf(keys + vocab, tensors + list(blocks))
+
+
+def main():
+    put("safetensors", "plain", safetensors({"a.weight": ("F32", [2, 4]), "b": ("U8", [3])}))
+    put("safetensors", "affine", safetensors({
+        "q.weight": ("U32", [2, 8]), "q.scales": ("F16", [2, 2]), "q.biases": ("F16", [2, 2])}))
+    put("safetensors", "experts", safetensors({"m.weight": ("U32", [2, 2, 4]), "m.scales": ("U8", [2, 2, 1])}))
+    put("safetensors", "empty", safetensors({}))
+
+    bpe = [text("tokenizer.ggml.model", "gpt2"), text("tokenizer.ggml.pre", "qwen2"),
+           array("tokenizer.ggml.tokens", 8, ["a", "b", "ab", "<|im_end|>"]), array("tokenizer.ggml.token_type", 5, [1, 1, 1, 3]),
+           array("tokenizer.ggml.merges", 8, ["a b"]), u32("tokenizer.ggml.eos_token_id", 3)]
+    spm = [text("tokenizer.ggml.model", "llama"), array("tokenizer.ggml.tokens", 8, ["<unk>", "a", "b", "ab"]),
+           array("tokenizer.ggml.scores", 6, [0.0, -1.0, -2.0, -3.0]), array("tokenizer.ggml.token_type", 5, [2, 1, 1, 1]),
+           u32("tokenizer.ggml.unknown_token_id", 0)]
+    put("gguf", "llama", model("llama", bpe, [("blk.0.attn_q.weight", 2, [32, 8], bytes([0, 60] + [9] * 16) * 8),
+                                             ("blk.0.attn_q.bias", 0, [8], bytes(32)), ("blk.0.ffn_down.weight", 14, [256, 1], bytes(210)),
+                                             ("rope_freqs.weight", 0, [8], struct.pack("<8f", *[1.0] * 8))]))
+    put("gguf", "qwen2", model("qwen2", spm, [("blk.0.attn_k.weight", 12, [256, 1], bytes(144)),
+                                             ("blk.0.ffn_up.weight", 7, [32, 1], bytes(24))]))
+    put("gguf", "gemma3", model("gemma3", spm, [("blk.0.attn_norm.weight", 0, [32], bytes(128))]))
+    experts = [u32("gpt-oss.expert_count", 2), u32("gpt-oss.expert_used_count", 1), text("gpt-oss.rope.scaling.type", "yarn"),
+               f32("gpt-oss.rope.scaling.factor", 4.0)]
+    put("gguf", "gpt-oss", model("gpt-oss", bpe + experts, [("blk.0.ffn_up_exps.weight", 39, [32, 1, 2], bytes([120] * 34)),
+                                                          ("blk.0.attn_sinks.weight", 0, [2], bytes(8))]))
+    put("gguf", "phi3", model("phi3", bpe + [u32("phi3.rope.scaling.original_context_length", 32)], [("rope_factors_long.weight", 0, [8], struct.pack("<8f", *[1.5] * 8)),
+                                          ("rope_factors_short.weight", 0, [8], struct.pack("<8f", *[1.0] * 8)),
+                                          ("blk.0.attn_qkv.weight", 1, [32, 1], bytes(64))]))
+
+
+if __name__ == "__main__":
+    main()
