@@ -76,6 +76,10 @@ static void require_u32(reader *r, const char *name, const char *key, uint32_t m
     set_u32(r, name, *out);
 }
 
+static bool is(const reader *r, const char *model_type) {
+    return strcmp(r->f->model_type, model_type) == 0;
+}
+
 /* ---- rope ------------------------------------------------------------------------------------------------
  */
 
@@ -165,8 +169,12 @@ static void read_rope(reader *r, uint32_t dim, uint32_t context) {
     char key[128];
     lm_str type = {NULL, 0};
     json_t *scaling = NULL;
-    double base = get_float(r, "rope.freq_base", 10000.0);
-    double factor = get_float(r, "rope.scaling.factor", get_float(r, "rope.scale_linear", 1.0));
+    uint32_t layers = get_u32(r, "block_count", 0);
+    /* Ollama's own Gemma 3 files leave both to the architecture: the 4B, 12B and 27B models stretch by 8. */
+    bool stretched = is(r, "gemma3_text") && (layers == 34 || layers == 48 || layers == 62);
+    double base = get_float(r, "rope.freq_base", is(r, "gemma3_text") ? 1000000.0 : 10000.0);
+    double factor =
+        get_float(r, "rope.scaling.factor", get_float(r, "rope.scale_linear", stretched ? 8.0 : 1.0));
     arch_key(r, "rope.scaling.type", key);
     if (r->st == LM_OK) r->st = lm_gguf_str(r->g, key, &type, r->err);
     if (r->st == LM_OK && (base <= 0 || factor <= 0))
@@ -193,10 +201,6 @@ static void read_rope(reader *r, uint32_t dim, uint32_t context) {
 /* ---- families --------------------------------------------------------------------------------------------
  */
 
-static bool is(const reader *r, const char *model_type) {
-    return strcmp(r->f->model_type, model_type) == 0;
-}
-
 static void layer_types(reader *r, uint32_t layers, uint32_t pattern) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < layers; i++) {
@@ -219,7 +223,8 @@ static void read_gemma(reader *r, uint32_t layers, uint32_t width, uint32_t head
         layer_types(r, layers, 2);
     } else {
         set_u32(r, "sliding_window_pattern", 6);
-        set(r, "rope_local_base_freq", json_real(get_float(r, "rope.freq_base_swa", 10000.0)));
+        set(r, "rope_local_base_freq",
+            json_real(get_float(r, "rope.freq_base_swa", get_float(r, "rope.local.freq_base", 10000.0))));
         layer_types(r, layers, 6);
     }
 }
@@ -290,7 +295,8 @@ static void read_shape(reader *r, const lm_plan *p) {
     if (r->st != LM_OK) return;
     set_u32(r, "head_dim", head_dim);
     set_u32(r, "vocab_size", (uint32_t)embedding->dims[1]);
-    set(r, "rms_norm_eps", json_real(get_float(r, "attention.layer_norm_rms_epsilon", 1e-5)));
+    set(r, "rms_norm_eps",
+        json_real(get_float(r, "attention.layer_norm_rms_epsilon", r->f->norms_plus_one ? 1e-6 : 1e-5)));
     set(r, "hidden_act", json_string("silu"));
     set(r, "tie_word_embeddings", json_boolean(!lm_plan_has(p, "lm_head.weight")));
     set(r, "attention_bias", json_boolean(lm_plan_has(p, "model.layers.0.self_attn.q_proj.bias")));
@@ -340,6 +346,10 @@ lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *
     set(&r, "torch_dtype", json_string("float16"));
     read_shape(&r, p);
     if (r.st == LM_OK) r.st = lm_vocab_open(&vocab, g, err);
+    if (r.st == LM_OK && vocab.n > lm_gguf_find(g, "token_embd.weight")->dims[1]) {
+        r.st = lm_fail(err, LM_CORRUPT, "the vocabulary has %u tokens, token_embd.weight %llu rows", vocab.n,
+                       (unsigned long long)lm_gguf_find(g, "token_embd.weight")->dims[1]);
+    }
     if (r.st != LM_OK) goto done;
     set_ids(r.config, &vocab);
     set_ids(generation, &vocab);

@@ -173,12 +173,17 @@ lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm
     } else if (lm_str_ends(tensor, LM_STR(".bias"))) {
         out->suffix = ".bias";
         stem.len -= 5;
-    } else {
+    } else if (!lm_str_starts(tensor, LM_STR("v.")) && !lm_str_starts(tensor, LM_STR("mm."))) {
         return no_place(tensor, err);
     }
     if (lm_str_eq(stem, LM_STR("rope_freqs")) || lm_str_eq(stem, LM_STR("rope_factors_long")) ||
         lm_str_eq(stem, LM_STR("rope_factors_short"))) {
         out->skip = true; /* config.json says the same */
+        return LM_OK;
+    }
+    if (lm_str_starts(stem, LM_STR("v.")) || lm_str_starts(stem, LM_STR("mm."))) {
+        out->skip =
+            true; /* the eyes of a model that Ollama packs into one file: its text part is what is imported */
         return LM_OK;
     }
     if (lm_str_eq(stem, LM_STR("token_embd"))) {

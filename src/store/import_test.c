@@ -369,6 +369,11 @@ static void eos_beyond(gguf_make *m) {
     three_tokens(m, "ab", "qwen2");
     gguf_make_u32(m, "tokenizer.ggml.eos_token_id", 3);
 }
+static void many_tokens(gguf_make *m) {
+    gguf_make_str(m, "tokenizer.ggml.model", "gpt2");
+    gguf_make_array(m, "tokenizer.ggml.tokens", 8, 6);
+    for (int i = 0; i < 6; i++) gguf_make_text(&m->keys, (char[]){(char)('a' + i), 0});
+}
 static void few_types(gguf_make *m) {
     three_tokens(m, "ab", "qwen2");
     gguf_make_array(m, "tokenizer.ggml.token_type", 5, 1);
@@ -384,6 +389,7 @@ static void vocabularies_that_lie_are_refused(void **state) {
     expect_vocab_refused(no_merges, LM_CORRUPT, "no tokenizer.ggml.merges");
     expect_vocab_refused(odd_merge, LM_CORRUPT, "merge 0 is not of two tokens");
     expect_vocab_refused(eos_beyond, LM_CORRUPT, "eos_token_id is 3, the vocabulary has 3");
+    expect_vocab_refused(many_tokens, LM_CORRUPT, "has 6 tokens, token_embd.weight 5 rows");
     expect_vocab_refused(few_types, LM_CORRUPT, "1 entries for 3 tokens");
 }
 

@@ -14,6 +14,7 @@
 #define JSON_MAX     (512u << 20) /* bytes of tokenizer.json; the largest real ones have 35 MB */
 #define TOKENS_MAX   (4u << 20)
 #define TEMPLATE_MAX (4u << 20)
+#define STOPS_MAX    64
 
 /* ---- vocabulary ------------------------------------------------------------------------------------------
  */
@@ -81,10 +82,18 @@ static lm_status read_stops(const lm_gguf *g, lm_vocab *v, lm_err *err) {
     static const char *const ends[] = {
         "<|eot_id|>",      "<|im_end|>", "<|end|>",  "<end_of_turn>", "<|endoftext|>",        "<|eom_id|>",
         "<|end_of_text|>", "<|return|>", "<|call|>", "<EOT>",         "<|END_OF_TURN_TOKEN|>"};
+    int32_t *more = NULL; /* Ollama's own list */
+    uint32_t n_more = 0;
     add_stop(v, v->eos);
+    lm_status st = lm_gguf_i32s(g, "tokenizer.ggml.eos_token_ids", &more, &n_more, err);
+    if (st != LM_OK) return st;
+    for (uint32_t i = 0; i < n_more && i < STOPS_MAX; i++) {
+        if (more[i] >= 0 && (uint32_t)more[i] < v->n) add_stop(v, more[i]);
+    }
+    free(more);
     for (size_t i = 0; i < 2; i++) {
         int32_t id;
-        lm_status st = read_id(g, keys[i], v, &id, err);
+        st = read_id(g, keys[i], v, &id, err);
         if (st != LM_OK) return st;
         add_stop(v, id);
     }
