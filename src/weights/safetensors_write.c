@@ -96,7 +96,8 @@ static void write_header(lm_buf *b, const lm_tensor_spec *specs, uint32_t n, con
 
 static lm_status fail_io(const lm_writer *w, int code, lm_err *err) {
     struct statvfs fs;
-    if (code != ENOSPC && code != EDQUOT && code != EFBIG) return lm_fail(err, LM_IO, "write %s: %s", w->path, strerror(code));
+    if (code != ENOSPC && code != EDQUOT && code != EFBIG)
+        return lm_fail(err, LM_IO, "write %s: %s", w->path, strerror(code));
     if (fstatvfs(w->fd, &fs) != 0) memset(&fs, 0, sizeof fs);
     return lm_fail(err, LM_NO_SPACE,
                    "%s needs %.1f MB and the disk has %.1f MB free: make room or choose another place",
