@@ -115,7 +115,7 @@ typedef enum lm_done_reason { LM_DONE_STOP, LM_DONE_LENGTH, LM_DONE_LOAD } lm_do
 
 typedef struct lm_metrics {
     uint64_t total_ns, load_ns, prompt_ns, eval_ns;
-    uint32_t n_prompt, n_eval; /* tokens; n_prompt counts cached ones too */
+    uint32_t n_prompt, n_eval; /* tokens; n_prompt counts cached ones too, n_eval the stop token as llama.cpp's server does */
     uint32_t n_cached;         /* of the prompt, not computed again */
     uint64_t queue_ns;         /* waiting for a free place */
     uint64_t first_ns;         /* submit to first token */

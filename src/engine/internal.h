@@ -169,7 +169,9 @@ lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt,
  * -------------------------------------------------------------------------------------------- */
 
 void *lm_step_main(void *runner);
-/* Rows of somebody's prompt that may join a step in which others decode: as many as take about 150 ms. */
-uint32_t lm_chunk_rows(double row_ns, uint32_t max_batch);
+/* Rows of prompts that may go into a step. shared: others decode in it, and wait for it. Otherwise as many as
+ * keep the time until a hang-up is noticed at about a second. row_ns: measured time of a row, 0 when not
+ * known. */
+uint32_t lm_chunk_rows(double row_ns, uint32_t max_batch, bool shared);
 
 #endif

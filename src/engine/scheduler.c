@@ -11,7 +11,8 @@
 #include "engine/prefix.h"
 
 #define PREFIX_SLOTS_LEAST 4
-#define CHUNK_GOAL_NS      150e6
+#define SHARED_GOAL_NS     150e6 /* what a running answer may have to wait for somebody's prompt */
+#define ALONE_GOAL_NS      1e9   /* what a hang-up may have to wait */
 
 /* The step thread's own. */
 typedef struct core {
@@ -35,11 +36,12 @@ typedef struct core {
     uint32_t n_slices, n_rows, n_out;
 } core;
 
-uint32_t lm_chunk_rows(double row_ns, uint32_t max_batch) {
-    uint32_t rows = 16;
-    if (row_ns <= 0) rows = 64;
-    /* Powers of two, so that a prompt is cut alike from one run to the next. */
-    while (row_ns > 0 && rows * 2 <= 256 && rows * 2 * row_ns <= CHUNK_GOAL_NS) rows *= 2;
+uint32_t lm_chunk_rows(double row_ns, uint32_t max_batch, bool shared) {
+    double goal = shared ? SHARED_GOAL_NS : ALONE_GOAL_NS;
+    uint32_t rows = shared ? 16 : 64, most = shared ? 256 : max_batch;
+    if (row_ns <= 0) rows = shared ? 64 : 128; /* not measured yet */
+    /* Doubling, so that a prompt is cut alike from one run to the next. */
+    while (row_ns > 0 && rows * 2 <= most && rows * 2 * row_ns <= goal) rows *= 2;
     return rows < max_batch ? rows : max_batch;
 }
 
@@ -148,10 +150,8 @@ static bool build(core *c) {
         if (i < c->n_running && c->running[i] == q) i++; /* else it has failed and left */
     }
     uint32_t left = c->max_batch - c->n_rows;
-    if (c->n_rows) {
-        uint32_t chunk = lm_chunk_rows(c->row_ns, c->max_batch);
-        left = chunk < left ? chunk : left;
-    }
+    uint32_t chunk = lm_chunk_rows(c->row_ns, c->max_batch, c->n_rows > 0);
+    if (chunk < left) left = chunk;
     for (uint32_t i = 0; i < c->n_running && left;) {
         lm_sequence *q = c->running[i];
         uint32_t n = q->n_tokens - q->n_kv;

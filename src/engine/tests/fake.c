@@ -426,7 +426,7 @@ void lm_stream_close(lm_stream *s) {
 }
 
 static void give(lm_buf *from, size_t n, lm_buf *out) {
-    lm_buf_add(out, from->ptr, n);
+    if (out) lm_buf_add(out, from->ptr, n);
     memmove(from->ptr, from->ptr + n, from->len - n);
     from->len -= n;
     if (from->ptr) from->ptr[from->len] = 0;
@@ -500,18 +500,8 @@ static void part_out(lm_parser *p, size_t n, lm_parser_sink *sink, void *ctx) {
     char copy[4096] = {0};
     LM_ASSERT(n < sizeof(copy));
     memcpy(copy, p->held.ptr, n);
-    lm_buf none;
-    lm_buf_init(&none, 1 << 16);
-    give(&p->held, n, &none);
-    lm_buf_release(&none);
+    give(&p->held, n, NULL);
     sink(ctx, p->in_thinking ? LM_PART_THINKING : LM_PART_CONTENT, (lm_str){0}, lm_str_of(copy));
-}
-
-static void swallow(lm_parser *p, size_t n) {
-    lm_buf none;
-    lm_buf_init(&none, 1 << 16);
-    give(&p->held, n, &none);
-    lm_buf_release(&none);
 }
 
 void lm_parser_push(lm_parser *p, lm_str text, lm_parser_sink *sink, void *ctx) {
@@ -523,17 +513,17 @@ void lm_parser_push(lm_parser *p, lm_str text, lm_parser_sink *sink, void *ctx) 
             p->held.len && p->tools && !p->in_tool && !p->in_thinking ? strstr(p->held.ptr, "<tool>") : NULL;
         if (tool && (!at || tool < at)) {
             part_out(p, (size_t)(tool - p->held.ptr), sink, ctx);
-            swallow(p, 6);
+            give(&p->held, 6, NULL);
             p->in_tool = true;
         } else if (at && p->in_tool) {
             char args[512] = {0};
             memcpy(args, p->held.ptr, (size_t)(at - p->held.ptr));
-            swallow(p, strlen(args) + 7);
+            give(&p->held, strlen(args) + 7, NULL);
             p->in_tool = false;
             sink(ctx, LM_PART_TOOL_CALL, LM_STR("call"), lm_str_of(args));
         } else if (at && p->thinks) {
             part_out(p, (size_t)(at - p->held.ptr), sink, ctx);
-            swallow(p, strlen(tag));
+            give(&p->held, strlen(tag), NULL);
             p->in_thinking = !p->in_thinking;
         } else {
             break;

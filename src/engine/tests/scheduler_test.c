@@ -271,14 +271,77 @@ static void a_long_prompt_does_not_starve_a_running_answer(void **state) {
                 257); /* never more of the prompt than one chunk beside a decoding row */
     heard_wait(&a);
     assert_int_equal(strlen(a.text), 200);
-    assert_int_equal(lm_chunk_rows(0, 512), 64);
-    assert_int_equal(lm_chunk_rows(1e3, 512), 256);
-    assert_int_equal(lm_chunk_rows(2e6, 512), 64);
-    assert_int_equal(lm_chunk_rows(1e9, 512), 16);
-    assert_int_equal(lm_chunk_rows(1e3, 8), 8);
     lm_engine_close(e, 0);
     assert_all_gone();
 }
+
+static void a_chunk_takes_as_long_as_others_can_wait(void **state) {
+    (void)state;
+    assert_int_equal(lm_chunk_rows(0, 512, true), 64); /* not measured yet */
+    assert_int_equal(lm_chunk_rows(1e3, 512, true), 256);
+    assert_int_equal(lm_chunk_rows(2e6, 512, true), 64);
+    assert_int_equal(lm_chunk_rows(1e9, 512, true), 16);
+    assert_int_equal(lm_chunk_rows(1e3, 8, true), 8);
+    assert_int_equal(lm_chunk_rows(0, 512, false), 128);
+    assert_int_equal(lm_chunk_rows(1e3, 512, false), 512);
+    assert_int_equal(lm_chunk_rows(5e6, 512, false), 128);
+    assert_int_equal(lm_chunk_rows(1e9, 512, false), 64);
+}
+
+#ifdef LM_COUNT_ALLOCATIONS
+/* The linker sends every allocation of the program through here. */
+static atomic_uint n_allocations;
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n) {
+    atomic_fetch_add(&n_allocations, 1);
+    return __real_malloc(n);
+}
+void *__wrap_calloc(size_t n, size_t size) {
+    atomic_fetch_add(&n_allocations, 1);
+    return __real_calloc(n, size);
+}
+void *__wrap_realloc(void *p, size_t n) {
+    atomic_fetch_add(&n_allocations, 1);
+    return __real_realloc(p, n);
+}
+
+static uint32_t allocations_at[16];
+static void count_allocations(uint32_t n) {
+    if (n < 16) allocations_at[n] = atomic_load(&n_allocations);
+}
+
+static void decoding_allocates_nothing(void **state) {
+    (void)state;
+    fake_reset();
+    fake.thinks = true;
+    fake.step_hook = count_allocations;
+    lm_engine *e = open_engine(2);
+    lm_request *r =
+        raw_request("exactly sixteen>"); /* the fake's next page is for the first token, then none for 15 */
+    r->options.temperature = 0.8f;
+    r->options.repeat_penalty = 1.1f;
+    r->logprobs = true;
+    r->top_logprobs = 5;
+    r->thinking = 1;
+    r->options.num_predict = 16;
+    r->n_stops = 1;
+    r->stops = lm_alloc(sizeof(char *));
+    r->stops[0] = lm_strdup("abc");
+    r->options.seed = 3;
+    ask(e, r, &h);
+    assert_int_equal(h.status, LM_OK);
+    assert_int_equal(h.metrics.n_eval, 16);
+    assert_true(allocations_at[4] > 0);
+    assert_int_equal(allocations_at[15], allocations_at[4]);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+#endif
 
 static void a_conversation_computes_only_what_is_new(void **state) {
     (void)state;
@@ -648,6 +711,10 @@ int main(void) {
         cmocka_unit_test(a_full_context_is_shifted_exactly),
         cmocka_unit_test(a_seed_gives_the_same_answer_alone_and_in_a_batch_of_eight),
         cmocka_unit_test(a_long_prompt_does_not_starve_a_running_answer),
+        cmocka_unit_test(a_chunk_takes_as_long_as_others_can_wait),
+#ifdef LM_COUNT_ALLOCATIONS
+        cmocka_unit_test(decoding_allocates_nothing),
+#endif
         cmocka_unit_test(a_conversation_computes_only_what_is_new),
         cmocka_unit_test(the_same_prompt_again_still_computes_its_last_token),
         cmocka_unit_test(two_conversations_share_their_beginning_and_keep_their_ends),
