@@ -91,37 +91,64 @@ void lm_facts_template(const char *dir, lm_buf *out) {
     }
 }
 
-static bool holds(lm_str text, const char *const *words, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++)
-        if (text.ptr && memmem(text.ptr, text.len, words[i], strlen(words[i]))) return true;
+static bool holds(lm_str text, const char *word) {
+    return text.ptr && memmem(text.ptr, text.len, word, strlen(word)) != NULL;
+}
+
+/* The vocabulary as text: a parse of 10 MB of JSON to find a token would make a list of models slow. Tokens
+ * stand there in quotes; JSON may escape the brackets of none of them. */
+static bool knows(lm_str vocabulary, const char *token) {
+    char quoted[64];
+    snprintf(quoted, sizeof quoted, "\"%s\"", token);
+    return holds(vocabulary, quoted);
+}
+
+static bool can_insert(lm_str vocabulary) {
+    static const char *const needed[][3] = {
+        {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"},
+        {"<fim_prefix>", "<fim_suffix>", "<fim_middle>"},
+        {"<fim-prefix>", "<fim-suffix>", "<fim-middle>"},
+        {"<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"},
+        {"[SUFFIX]", "[PREFIX]", "[PREFIX]"},
+    };
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        if (knows(vocabulary, needed[i][0]) && knows(vocabulary, needed[i][1]) &&
+            knows(vocabulary, needed[i][2]))
+            return true;
+    }
     return false;
 }
 
-/* What the template and the vocabulary can do. The vocabulary is searched as text: a parse of 10 MB of JSON
- * to find a token would make a list of models slow. */
+static bool template_thinks(const lm_template *t) {
+    static const char *const words[] = {"<think>", "</think>", "[THINK]", "reasoning_content"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (holds(lm_template_source(t), words[i])) return true;
+    return lm_template_uses(t, "enable_thinking") || lm_template_uses(t, "thinking");
+}
+
+/* What the template and the vocabulary can do: lm_text_open's rules (thinks, tools, inserts) without its
+ * cost. */
 static void read_text(const char *dir, lm_facts *f) {
-    static const char *const thinking[] = {"<think>", "enable_thinking", "reasoning_content", "<|channel|>"};
-    static const char *const fim[] = {"\"<|fim_prefix|>\"", "\"<fim_prefix>\"",    "\"<fim-prefix>\"",
-                                      "\"<|fim_begin|>\"",  "\"<｜fim▁begin｜>\"", "\"▁<PRE>\"",
-                                      "\"[PREFIX]\""};
+    lm_err err = {0};
+    lm_map map = {0};
+    char *path = lm_path_join(dir, "tokenizer.json");
+    lm_str vocabulary = {0};
+    if (lm_map_open(&map, path, &err) == LM_OK)
+        vocabulary = (lm_str){(const char *)map.data, (size_t)map.size};
+    free(path);
+
     lm_buf source;
     lm_buf_init(&source, MAX_TEMPLATE);
     lm_facts_template(dir, &source);
-    lm_err err = {0};
     lm_template *t = NULL;
-    if (source.len && lm_template_open(&t, lm_buf_view(&source), &err) == LM_OK)
-        f->tools = lm_template_uses(t, "tools");
+    if (source.len && lm_template_open(&t, lm_buf_view(&source), &err) != LM_OK) t = NULL;
+    f->tools = t && (lm_template_uses(t, "tools") || lm_template_uses(t, "custom_tools"));
+    f->thinking = t ? template_thinks(t) : knows(vocabulary, "<think>");
+    if (knows(vocabulary, "<|channel|>") && knows(vocabulary, "<|message|>")) f->thinking = true;
+    f->inserts = can_insert(vocabulary);
     lm_template_close(t);
-    f->thinking = holds(lm_buf_view(&source), thinking, 4);
     lm_buf_release(&source);
-
-    char *path = lm_path_join(dir, "tokenizer.json");
-    lm_map map = {0};
-    if (lm_map_open(&map, path, &err) == LM_OK) {
-        f->inserts = holds((lm_str){(const char *)map.data, (size_t)map.size}, fim, sizeof fim / sizeof *fim);
-        lm_map_close(&map);
-    }
-    free(path);
+    lm_map_close(&map);
 }
 
 static void read_config(const char *dir, lm_facts *f) {

@@ -8,8 +8,13 @@
 /* What the program's exit says; --help repeats it. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
 
-#define OLLAMA_VERSION "0.33.0" /* clients compare what /api/version says with the features that they need   \
-                                 */
+#ifndef LM_VERSION
+#define LM_VERSION "unversioned" /* CMakeLists.txt gives the project's */
+#endif
+
+#define OLLAMA_VERSION                                                                                       \
+    "0.33.0" /* clients compare what /api/version says with the features that they need                      \
+              */
 
 typedef struct bridge_config {
     enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_LIST, BRIDGE_HELP, BRIDGE_VERSION } command;
