@@ -91,9 +91,9 @@ struct lm_runner {
     /* guarded by the engine's lock */
     lm_runner *next;
     lm_runner_state state;
-    bool draining;             /* takes no new jobs; closed when its jobs are done */
-    bool text_open, core_open; /* loaded, or failed to: see load_err */
-    bool quit;                 /* threads: give everything back and end */
+    bool draining;  /* takes no new jobs; closed when its jobs are done */
+    bool core_open; /* the model is loaded, or has failed to: see load_err */
+    bool quit;      /* threads: give everything back and end */
     bool front_gone, step_gone;
     bool joinable_step;
     lm_err load_err; /* status LM_OK: none */

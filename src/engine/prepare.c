@@ -9,8 +9,7 @@
 
 #include "engine/sequence.h"
 
-#define PROMPT_BYTES (256u << 20)
-#define OUT_BYTES    (64u << 20)
+#define OUT_BYTES (64u << 20)
 
 #define TOO_LONG_TRUNCATE "the input length exceeds the context length"
 #define TOO_LONG_SHIFT                                                                                       \
@@ -301,8 +300,6 @@ lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt,
     if (limit > r->n_ctx) limit = r->n_ctx;
     if (limit < 4) limit = 4;
     lm_tokens ids = {0};
-    lm_buf_release(prompt);
-    lm_buf_init(prompt, PROMPT_BYTES);
     lm_status st = fit(r, j, limit, prompt, &ids, err);
     if (st == LM_OK && !q->render_only) st = make_sequence(r, j, &ids, limit, lm_buf_view(prompt), out, err);
     lm_tokens_release(&ids);

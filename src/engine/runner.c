@@ -9,7 +9,8 @@
 
 #include "engine/sequence.h"
 
-#define MAX_BATCH 512
+#define MAX_BATCH    512
+#define PROMPT_BYTES (256u << 20) /* of a rendered prompt, at most */
 
 uint32_t lm_engine_max_batch(const lm_engine *e) {
     return e->config.n_parallel > MAX_BATCH ? e->config.n_parallel : MAX_BATCH;
@@ -58,7 +59,7 @@ static void serve(lm_runner *r, lm_job *j) {
     }
     lm_err err = {0};
     lm_buf prompt;
-    lm_buf_init(&prompt, SIZE_MAX / 2);
+    lm_buf_init(&prompt, PROMPT_BYTES);
     lm_status st = lm_prepare(r, j, &j->seq, &prompt, &err);
     if (st == LM_OK && lm_job_cancelled(j)) st = lm_fail(&err, LM_CANCELLED, "request canceled");
     if (st != LM_OK) {
@@ -97,7 +98,6 @@ static void *front_main(void *arg) {
     lm_status st = lm_text_open(&r->text, r->dir, &err);
 
     pthread_mutex_lock(&e->lock);
-    r->text_open = true;
     while (!r->core_open) pthread_cond_wait(&r->front_cond, &e->lock);
     if (st != LM_OK) {
         r->load_err = err;

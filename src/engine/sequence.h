@@ -57,7 +57,6 @@ struct lm_sequence {
     uint32_t n_free;               /* of held: may go with the next text event */
 
     uint64_t started_ns, first_ns; /* admitted; first token */
-    bool counted;                  /* its place is counted in n_running */
 };
 
 typedef struct lm_verdict {
