@@ -188,6 +188,17 @@ static void deep_values_do_not_exhaust_the_stack(void **state) {
         "{% set ns = namespace(v=1) %}{% for i in range(100000) %}{% set ns.v = [ns.v] %}{% endfor %}"
         "{{ (ns.v ~ 'x') | length }} {{ ns.v == [1] }}",
         "{}", "200002 False", NULL);
+    /* As deep as the work for one prompt reaches: everything is dropped on the way out. */
+    static const char *const ways[] = {"[ns.v]", "{'a': ns.v}", "(ns.v,)"};
+    for (int way = 0; way < 3; way++) {
+        char source[300];
+        snprintf(source, sizeof source,
+                 "{%% set ns = namespace(v=1) %%}{%% for i in range(5000) %%}{%% for j in range(5000) %%}{%% "
+                 "set ns.v = %s %%}"
+                 "{%% endfor %%}{%% endfor %%}",
+                 ways[way]);
+        expect_render(source, "{}", NULL, "chat template");
+    }
     char deep[4000];
     size_t n = 0;
     for (int i = 0; i < 900; i++) n += (size_t)snprintf(deep + n, sizeof deep - n, "((");

@@ -37,7 +37,7 @@ struct Slot {
     id: u32, // NONE: empty
 }
 
-/// Open addressing, at most half full.
+/// Open addressing, at most two thirds full: the smaller the table, the more of it is in the cache while merges are read.
 struct Vocab {
     texts: Vec<u8>,
     spans: Vec<Span>, // by id
@@ -85,7 +85,7 @@ impl Vocab {
     }
 
     fn grow(&mut self) {
-        let n = self.slots.len() * 4;
+        let n = self.slots.len() * 2;
         let old = std::mem::replace(&mut self.slots, vec![Slot { hash: 0, id: NONE }; n]);
         for slot in old.into_iter().filter(|s| s.id != NONE) {
             let mut at = slot.hash as usize & (n - 1);
@@ -106,7 +106,7 @@ impl Vocab {
         if self.spans.len() <= id as usize {
             self.spans.resize(id as usize + 1, Span { at: 0, len: NONE });
         }
-        if (self.n + 1) * 2 > self.slots.len() {
+        if (self.n + 1) * 3 > self.slots.len() * 2 {
             self.grow();
         }
         let hash = self.hash(text.as_bytes());

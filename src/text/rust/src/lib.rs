@@ -69,6 +69,12 @@ fn quiet_panics() {
     });
 }
 
+/// What the last panic of this thread said.
+pub fn panicked() -> Fail {
+    let text = PANIC_TEXT.with(|p| p.try_borrow_mut().map(|mut p| std::mem::take(&mut *p)).unwrap_or_default());
+    Fail { code: LMR_PANIC, text: format!("the text library failed: {text}") }
+}
+
 fn write_text(err: ErrText, text: &str) {
     if err.ptr.is_null() || err.len == 0 {
         return;
@@ -93,8 +99,7 @@ pub fn guard(err: ErrText, f: impl FnOnce() -> Outcome<()>) -> i32 {
             fail.code
         }
         Err(_) => {
-            let text = PANIC_TEXT.with(|p| p.try_borrow_mut().map(|mut p| std::mem::take(&mut *p)).unwrap_or_default());
-            write_text(err, &format!("the text library failed: {text}"));
+            write_text(err, &panicked().text);
             LMR_PANIC
         }
     }

@@ -6,7 +6,7 @@
 //! thread only, and one that has used it up never comes back from its allocation: it tells the waiting caller and
 //! sleeps for good. That leaks the thread and at most the budget; the caller must not run the same program again.
 
-use crate::{Fail, Outcome};
+use crate::{panicked, Fail, Outcome};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -96,9 +96,9 @@ pub enum Ran<T> {
     OverBudget,
 }
 
-/// Runs f; a panic in it goes on in the caller.
+/// Runs f; a panic in it is a failure.
 pub fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Outcome<Ran<T>> {
-    type Held<T> = Shared<thread::Result<T>>;
+    type Held<T> = Shared<Outcome<T>>;
     let shared: Arc<Held<T>> = Arc::new(Shared {
         end: End { state: AtomicU32::new(RUNNING), waiting: thread::current() },
         result: Mutex::new(None),
@@ -107,7 +107,7 @@ pub fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Outcome
     let spawned = thread::Builder::new().name("template".into()).stack_size(STACK).spawn(move || {
         LEFT.set(BUDGET);
         END.set(&theirs.end);
-        let result = catch_unwind(AssertUnwindSafe(f));
+        let result = catch_unwind(AssertUnwindSafe(f)).map_err(|_| panicked());
         END.set(std::ptr::null());
         if let Ok(mut place) = theirs.result.lock() {
             *place = Some(result);
@@ -127,8 +127,7 @@ pub fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Outcome
     let _ = handle.join();
     let result = shared.result.lock().ok().and_then(|mut place| place.take());
     match result {
-        Some(Ok(value)) => Ok(Ran::Returned(value)),
-        Some(Err(panic)) => std::panic::resume_unwind(panic),
+        Some(result) => result.map(Ran::Returned),
         None => Err(Fail::invalid("the chat template's thread gave no result")),
     }
 }

@@ -13,8 +13,9 @@ use std::sync::Arc;
 /// strftime of the local time: writes at most room bytes, returns how many.
 pub type Clock = extern "C" fn(format: *const c_char, out: *mut u8, room: usize) -> usize;
 
-/// What one render may cost, in minijinja's fuel: an instruction or 64 bytes each, so 128 MB at most.
-const FUEL: u64 = 2_000_000;
+/// What one render may cost, in minijinja's fuel: an instruction or 64 bytes each. What it may hold in memory at a time is the
+/// sandbox's affair.
+const FUEL: u64 = 4_000_000;
 const MAX_SOURCE: usize = 1 << 20;
 
 pub struct Tmpl {
