@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-#define BLOCK_QUERIES 64    /* tokens * heads of a block */
+#define BLOCK_QUERIES 96    /* tokens * heads of a block */
 #define SMALL_WORK    60000 /* multiplications below which one thread is faster */
 #define SEGMENT_PAGES 4     /* the fewest pages worth a piece of their own */
 #define MAX_GROUP     256   /* query heads of a kv head */

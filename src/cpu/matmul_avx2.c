@@ -198,6 +198,7 @@ void lm_matmul_avx2_few(const lm_matrix *w, uint32_t expert, const void *acts, s
 void lm_matmul_avx2(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride, uint32_t n_rows,
                     uint32_t n0, uint32_t n1, float *y, size_t y_stride, void *scratch) {
     lm_matmul_fn *kernel = w->quant.kind == LM_QUANT_NONE ? lm_matmul_avx2_plain
+                           : n_rows == 1                  ? lm_matmul_avx2_one
                            : n_rows <= MOST_FEW           ? lm_matmul_avx2_few
                                                           : lm_matmul_avx2_many;
     kernel(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);

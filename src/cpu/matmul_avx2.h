@@ -183,7 +183,8 @@ LM_INLINE void transpose8(__m256i r[8]) {
 }
 
 /* The kernels behind lm_matmul_avx2, by shape; arguments as there. */
-lm_matmul_fn lm_matmul_avx2_few;   /* quantised, 1 to 4 rows of x */
+lm_matmul_fn lm_matmul_avx2_one;   /* quantised, 1 row of x */
+lm_matmul_fn lm_matmul_avx2_few;   /* quantised, 1 to 4 rows */
 lm_matmul_fn lm_matmul_avx2_many;  /* quantised, 5 and more */
 lm_matmul_fn lm_matmul_avx2_plain; /* f32, f16, bf16 */
 
