@@ -2,15 +2,18 @@
 # LM_MATMUL_SRC to lm_module. Kernels are compiled with -O3 in every build type: the tests run them thousands of times.
 set(LM_MATMUL_SRC act.c matmul_reference.c matmul_portable.c)
 set_source_files_properties(matmul_portable.c PROPERTIES COMPILE_OPTIONS "-O3")
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     set(lm_matmul_avx2 act_avx2.c matmul_avx2.c matmul_avx2_many.c matmul_avx2_plain.c)
     list(APPEND LM_MATMUL_SRC ${lm_matmul_avx2})
-    set_source_files_properties(${lm_matmul_avx2} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c")
-endif()
-# Unrolled kernels under the sanitizers take minutes each to compile. Heap and globals stay checked; their own stack arrays,
-# all of fixed size, and undefined behaviour are what the portable version of the same arithmetic is checked for.
-if(LM_SANITIZE MATCHES address AND CMAKE_C_COMPILER_ID STREQUAL GNU)
-    foreach(file ${lm_matmul_avx2})
-        set_property(SOURCE ${file} APPEND PROPERTY COMPILE_OPTIONS --param asan-stack=0 -fno-sanitize=undefined)
-    endforeach()
+    # Sanitizers take minutes over the unrolled loops at -O3; without unrolling they take seconds.
+    if(LM_SANITIZE)
+        set(lm_matmul_level -O0)
+    else()
+        set(lm_matmul_level -O3)
+    endif()
+    set_source_files_properties(${lm_matmul_avx2} PROPERTIES COMPILE_OPTIONS "${lm_matmul_level};-mavx2;-mfma;-mf16c")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    list(APPEND LM_MATMUL_SRC act_neon.c matmul_neon.c matmul_neon_dot.c)
+    set_source_files_properties(act_neon.c matmul_neon.c PROPERTIES COMPILE_OPTIONS "-O3")
+    set_source_files_properties(matmul_neon_dot.c PROPERTIES COMPILE_OPTIONS "-O3;-march=armv8.2-a+dotprod")
 endif()

@@ -32,6 +32,9 @@ static uint32_t sets(kernel_set out[MAX_SETS]) {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         out[n++] = (kernel_set){"avx2", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx2, LM_MATMUL_STEP};
 #endif
+#if defined(__aarch64__) /* which of its kernels runs depends on the processor: qemu-aarch64 -cpu chooses */
+    out[n++] = (kernel_set){"neon", lm_act_kind, lm_act_prepare_neon, lm_matmul_neon, LM_MATMUL_STEP};
+#endif
     return n;
 }
 
