@@ -101,9 +101,10 @@ typedef struct lm_stream lm_stream;
 lm_status lm_stream_open(lm_stream **out, const lm_tokenizer *t, const lm_str *stops, uint32_t n_stops,
                          lm_err *err) LM_CHECKED;
 void lm_stream_close(lm_stream *s);
-/* Takes one token and appends to out what may be shown now (maybe nothing). *stopped: a stop string was completed;
- * text before it has been given, the stop string itself never is. No allocation unless out grows. Special tokens are
- * shown as they are written, since parsers look for them: who generates ends on stop ids and does not push those. */
+/* Takes one token and appends to out what may be shown now (maybe nothing). *stopped: a stop string was
+ * completed; text before it has been given, the stop string itself never is. No allocation unless out grows.
+ * Special tokens are shown as they are written, since parsers look for them: who generates ends on stop ids
+ * and does not push those. */
 lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, lm_err *err) LM_CHECKED;
 /* End of generation: appends what was held back; an incomplete character becomes U+FFFD. */
 void lm_stream_finish(lm_stream *s, lm_buf *out);
