@@ -238,7 +238,8 @@ static lm_status open_way_back(lm_runner *r, const lm_request *q, lm_sequence *s
     bool thinking = t->thinks && (q->kind == LM_REQUEST_CHAT ? q->thinking != 0 : q->thinking > 0);
     bool tools = q->kind == LM_REQUEST_CHAT && json_array_size(q->tools) > 0;
     bool open = thinking && ends_in_thinking(prompt);
-    if (thinking || tools) st = lm_parser_open(&s->parser, t, thinking, open, tools, err);
+    bool parse = thinking || tools || (t->channels && q->kind == LM_REQUEST_CHAT);
+    if (parse) st = lm_parser_open(&s->parser, t, thinking, open, tools, err);
     if (st == LM_OK && q->constrained) st = open_constraint(r, q, s, thinking, open, err);
     return st;
 }
