@@ -1,10 +1,12 @@
 /* How it works.
  *
- * A job is published in one 64-bit word: the job's number above, the pieces not yet taken below. A thread
- * takes a piece by lowering that word with compare-and-swap, so a late thread that still holds the word of an
- * earlier job fails and looks again; only after it has succeeded does it read the job's fields, and those
- * stay as they are until its piece is reported in `done`. The caller publishes, works along, and waits until
- * `done` counts all pieces: it never waits for a thread that took none.
+ * A job's pieces are dealt out as one run of neighbours per thread, because neighbours read neighbouring
+ * memory. Each run is one 64-bit word: the job's number, the first piece not yet taken, the end. A thread
+ * takes its own run from the front, then the others' from the back, one piece at a time by compare-and-swap:
+ * a late thread that still holds a word of an earlier job fails and looks again. Only after it has succeeded
+ * does it read the job's fields, and those stay as they are until its piece is reported in `done`. The caller
+ * publishes, works along, and waits until `done` counts all pieces: it never waits for a thread that took
+ * none.
  *
  * Waiting, in both directions, is three steps: pause instructions for as long as the next job of a chain
  * usually takes to come, then sched_yield (free on an idle machine, gives the core away on a crowded one),
@@ -40,11 +42,18 @@ typedef struct worker {
     uint32_t index;
 } worker;
 
+/* number of the job << 32 | end << 16 | next, of the pieces that are a thread's own */
+typedef struct run {
+    _Alignas(LINE) _Atomic uint64_t word;
+} run;
+#define MAX_PIECES 65535
+
 struct lm_pool {
-    _Alignas(LINE) _Atomic uint64_t word; /* number of the job << 32 | pieces not yet taken */
-    lm_pool_job *job;                     /* these three: written by the caller before it publishes */
+    _Alignas(LINE) _Atomic uint32_t number; /* of the last job published; wraps */
+    lm_pool_job *job;                       /* these four: written by the caller before it publishes */
     void *arg;
     uint32_t n_chunks;
+    uint32_t first; /* chunk that piece 0 is */
 
     _Alignas(LINE) _Atomic uint32_t done; /* pieces finished */
     _Atomic bool caller_sleeps;           /* set under lock */
@@ -57,6 +66,7 @@ struct lm_pool {
 
     uint32_t n_threads; /* with the caller */
     uint32_t started;   /* workers that run */
+    run *runs;          /* (n_threads) */
     worker workers[];   /* n_threads - 1 */
 };
 
@@ -77,18 +87,27 @@ uint32_t lm_cpu_cores(void) {
     return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (uint32_t)n;
 }
 
-/* Takes pieces of whatever job is published until none is left. Returns how many it did. */
-static uint32_t work_off(lm_pool *p, uint32_t thread) {
+/* Takes the pieces of one run until none is left. Returns how many it did. */
+static uint32_t work_off_run(lm_pool *p, uint32_t owner, uint32_t thread) {
+    _Atomic uint64_t *word = &p->runs[owner].word;
     uint32_t did = 0;
-    uint64_t word = atomic_load_explicit(&p->word, memory_order_acquire);
-    while ((uint32_t)word != 0) {
-        if (!atomic_compare_exchange_weak_explicit(&p->word, &word, word - 1, memory_order_acq_rel,
+    uint64_t now = atomic_load_explicit(word, memory_order_acquire);
+    for (;;) {
+        uint32_t next = now & 0xffff, end = now >> 16 & 0xffff;
+        if (next == end) return did;
+        uint64_t less = owner == thread ? now + 1 : now - 0x10000;
+        if (!atomic_compare_exchange_weak_explicit(word, &now, less, memory_order_acq_rel,
                                                    memory_order_acquire))
             continue;
-        p->job(p->arg, p->n_chunks - (uint32_t)word, thread);
+        p->job(p->arg, p->first + (owner == thread ? next : end - 1), thread);
         did++;
-        word = atomic_load_explicit(&p->word, memory_order_acquire);
+        now = atomic_load_explicit(word, memory_order_acquire);
     }
+}
+
+static uint32_t work_off(lm_pool *p, uint32_t thread) {
+    uint32_t did = 0;
+    for (uint32_t i = 0; i < p->n_threads; i++) did += work_off_run(p, (thread + i) % p->n_threads, thread);
     return did;
 }
 
@@ -101,17 +120,17 @@ static void report(lm_pool *p, uint32_t did) {
     pthread_mutex_unlock(&p->lock);
 }
 
-static bool has_work(lm_pool *p) {
-    return (uint32_t)atomic_load_explicit(&p->word, memory_order_acquire) != 0 ||
+static bool has_work(lm_pool *p, uint32_t seen) {
+    return atomic_load_explicit(&p->number, memory_order_acquire) != seen ||
            atomic_load_explicit(&p->closing, memory_order_relaxed);
 }
 
-/* Returns when there is work or the pool closes. */
-static void await_work(lm_pool *p) {
+/* Returns when there is a job other than `seen` or the pool closes. */
+static void await_work(lm_pool *p, uint32_t seen) {
     uint64_t start = lm_now_ns(), now = start;
     while (now - start < PAUSE_NS + YIELD_NS) {
         for (int i = 0; i < 64; i++) {
-            if (has_work(p)) return;
+            if (has_work(p, seen)) return;
             relax();
         }
         now = lm_now_ns();
@@ -119,7 +138,7 @@ static void await_work(lm_pool *p) {
     }
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add(&p->sleepers, 1);
-    while (!((uint32_t)atomic_load(&p->word) != 0 || atomic_load(&p->closing)))
+    while (atomic_load(&p->number) == seen && !atomic_load(&p->closing))
         pthread_cond_wait(&p->work, &p->lock);
     atomic_fetch_sub(&p->sleepers, 1);
     pthread_mutex_unlock(&p->lock);
@@ -128,12 +147,14 @@ static void await_work(lm_pool *p) {
 static void *worker_main(void *arg) {
     worker *w = arg;
     lm_pool *p = w->pool;
-    while (!atomic_load(&p->closing)) {
+    uint32_t seen = 0;
+    for (;;) {
+        await_work(p, seen);
+        if (atomic_load(&p->closing)) return NULL;
+        seen = atomic_load_explicit(&p->number, memory_order_acquire);
         uint32_t did = work_off(p, w->index);
         if (did) report(p, did);
-        await_work(p);
     }
-    return NULL;
 }
 
 static void await_done(lm_pool *p, uint32_t n_chunks) {
@@ -155,28 +176,37 @@ static void await_done(lm_pool *p, uint32_t n_chunks) {
     pthread_mutex_unlock(&p->lock);
 }
 
-void lm_pool_run(lm_pool *p, lm_pool_job *job, void *arg, uint32_t n_chunks) {
-    if (n_chunks == 0) return;
-    if (p->n_threads == 1 || n_chunks == 1) {
-        for (uint32_t i = 0; i < n_chunks; i++) job(arg, i, 0);
-        return;
-    }
+static void run_pieces(lm_pool *p, lm_pool_job *job, void *arg, uint32_t first, uint32_t n) {
     p->job = job;
     p->arg = arg;
-    p->n_chunks = n_chunks;
+    p->n_chunks = n;
+    p->first = first;
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-    uint64_t number = (atomic_load_explicit(&p->word, memory_order_relaxed) >> 32) + 1;
+    uint32_t number = atomic_load_explicit(&p->number, memory_order_relaxed) + 1;
+    for (uint32_t i = 0; i < p->n_threads; i++) {
+        uint64_t next = (uint64_t)n * i / p->n_threads, end = (uint64_t)n * (i + 1) / p->n_threads;
+        atomic_store_explicit(&p->runs[i].word, (uint64_t)number << 32 | end << 16 | next,
+                              memory_order_release);
+    }
     /* Sequentially consistent, as the look at `sleepers` below: a worker that goes to sleep either sees this
      * job or is seen. */
-    atomic_store(&p->word, number << 32 | n_chunks);
+    atomic_store(&p->number, number);
     if (atomic_load(&p->sleepers)) {
         pthread_mutex_lock(&p->lock);
         pthread_cond_broadcast(&p->work);
         pthread_mutex_unlock(&p->lock);
     }
     uint32_t did = work_off(p, 0);
-    if (atomic_fetch_add_explicit(&p->done, did, memory_order_acq_rel) + did != n_chunks)
-        await_done(p, n_chunks);
+    if (atomic_fetch_add_explicit(&p->done, did, memory_order_acq_rel) + did != n) await_done(p, n);
+}
+
+void lm_pool_run(lm_pool *p, lm_pool_job *job, void *arg, uint32_t n_chunks) {
+    if (p->n_threads == 1 || n_chunks == 1) {
+        for (uint32_t i = 0; i < n_chunks; i++) job(arg, i, 0);
+        return;
+    }
+    for (uint32_t first = 0; first < n_chunks; first += MAX_PIECES)
+        run_pieces(p, job, arg, first, n_chunks - first < MAX_PIECES ? n_chunks - first : MAX_PIECES);
 }
 
 lm_status lm_pool_open(lm_pool **out, uint32_t n_threads, lm_err *err) {
@@ -186,8 +216,15 @@ lm_status lm_pool_open(lm_pool **out, uint32_t n_threads, lm_err *err) {
                        n_threads, MAX_THREADS);
     size_t size = sizeof(lm_pool) + (n_threads - 1) * sizeof(worker);
     lm_pool *p = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
-    if (!p) return lm_fail(err, LM_NO_MEMORY, "no memory for %u threads", n_threads);
+    run *runs = aligned_alloc(LINE, n_threads * sizeof *runs);
+    if (!p || !runs) {
+        free(p);
+        free(runs);
+        return lm_fail(err, LM_NO_MEMORY, "no memory for %u threads", n_threads);
+    }
     memset(p, 0, size);
+    memset(runs, 0, n_threads * sizeof *runs);
+    p->runs = runs;
     p->n_threads = n_threads;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->work, NULL);
@@ -225,6 +262,7 @@ void lm_pool_close(lm_pool *p) {
     pthread_cond_destroy(&p->idle);
     pthread_cond_destroy(&p->work);
     pthread_mutex_destroy(&p->lock);
+    free(p->runs);
     free(p);
 }
 

@@ -1,7 +1,7 @@
 /* pool.h - the threads that share the arithmetic of one step.
  *
  * lm_pool_run splits a job into n_chunks pieces; the caller works along with the pool's threads and returns when all
- * pieces are done. Pieces are taken one at a time from a shared counter, so that a thread that the system has
+ * pieces are done. Pieces are taken one at a time, each thread its share first and then the others', so that a thread that the system has
  * scheduled away holds up at most the piece in its hands; the caller never waits for a thread that took none.
  * Idle threads spin briefly (a step is a chain of hundreds of short jobs), then sleep. On a machine with more
  * runnable threads than cores they give way instead of burning their slice.

@@ -126,6 +126,25 @@ static void sleepers_are_woken(void **state) {
     lm_pool_close(NULL);
 }
 
+static void sum_piece(void *arg, uint32_t chunk, uint32_t thread) {
+    (void)thread;
+    atomic_fetch_add((_Atomic uint64_t *)arg, (uint64_t)chunk + 1);
+}
+
+static void any_number_of_pieces_is_taken(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_pool *pool = NULL;
+    expect_ok(lm_pool_open(&pool, 3, &err), err);
+    static const uint32_t counts[] = {0, 1, 2, 65534, 65535, 65536, 200001};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        _Atomic uint64_t sum = 0;
+        lm_pool_run(pool, sum_piece, &sum, counts[i]);
+        assert_int_equal(atomic_load(&sum), (uint64_t)counts[i] * (counts[i] + 1) / 2);
+    }
+    lm_pool_close(pool);
+}
+
 static void too_many_threads_are_refused(void **state) {
     (void)state;
     lm_err err = {0};
@@ -139,7 +158,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_piece_is_done_once),        cmocka_unit_test(a_job_sees_all_of_the_one_before),
         cmocka_unit_test(pools_work_on_a_crowded_machine), cmocka_unit_test(sleepers_are_woken),
-        cmocka_unit_test(too_many_threads_are_refused),
+        cmocka_unit_test(any_number_of_pieces_is_taken),   cmocka_unit_test(too_many_threads_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
