@@ -6,7 +6,7 @@
 
 /* A piece should be long against taking it (some ten ns) and short against the whole, so that threads end
  * together and one that has lost its core holds up little. */
-#define PIECE_BYTES    16384      /* of weights, when they are read for few rows */
+#define PIECE_BYTES    65536      /* of weights, when they are read for few rows */
 #define PIECE_PRODUCTS (1u << 20) /* multiplications, for many */
 
 /* ---- running ---------------------------------------------------------------------------------------------
