@@ -61,24 +61,42 @@ static void product_piece(void *arg, uint32_t chunk, uint32_t thread) {
         k->glu(p->act, gate + i * p->piece, up + i * p->piece, c1 - c0, p->y + i * p->y_stride + c0);
 }
 
-static uint32_t piece_rows(const lm_kernels *k, const lm_product *p, uint32_t n_threads) {
-    uint64_t row_bytes = p->w->m.row_bytes ? p->w->m.row_bytes : 1;
-    uint64_t by_bytes = PIECE_BYTES / row_bytes;
-    uint64_t by_work = PIECE_PRODUCTS / ((uint64_t)p->n_rows * p->w->m.cols);
-    uint64_t rows = by_bytes < by_work ? by_bytes : by_work;
-    uint64_t most = p->n / (n_threads * 4); /* at least four pieces for each thread */
-    if (rows > most) rows = most;
-    rows = rows / k->matmul_step * k->matmul_step;
-    return rows < k->matmul_step ? k->matmul_step : (uint32_t)rows;
+/* Rows of W per piece, the same for all products of the list: threads get runs of pieces, and equal pieces
+ * make equal runs. */
+static uint32_t piece_rows(const lm_step *s, const lm_product *list, uint32_t n) {
+    uint32_t n_threads = s->dev->n_threads, step = s->k->matmul_step;
+    uint64_t row_bytes = 1, work = 1, total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const lm_matrix *m = &list[i].w->m;
+        if (m->row_bytes > row_bytes) row_bytes = m->row_bytes;
+        if ((uint64_t)list[i].n_rows * m->cols > work) work = (uint64_t)list[i].n_rows * m->cols;
+        total += list[i].n;
+    }
+    uint64_t most = PIECE_BYTES / row_bytes;
+    if (most > PIECE_PRODUCTS / work) most = PIECE_PRODUCTS / work;
+    if (most > total / (n_threads * 4)) most = total / (n_threads * 4); /* at least four for each thread */
+    uint32_t longest = most < step ? step : (uint32_t)(most / step * step), best = longest;
+    uint64_t best_run = UINT64_MAX;
+    /* Somewhat shorter ones where they share out better: what counts is the longest run of a thread. */
+    for (uint32_t rows = longest; rows >= step && rows * 2 >= longest && longest - rows < 8 * step;
+         rows -= step) {
+        uint64_t pieces = 0;
+        for (uint32_t i = 0; i < n; i++) pieces += (list[i].n + rows - 1) / rows;
+        uint64_t run_rows = (pieces + n_threads - 1) / n_threads * rows;
+        if (run_rows >= best_run) continue;
+        best_run = run_rows;
+        best = rows;
+    }
+    return best;
 }
 
 void lm_run_products(lm_step *s, lm_product *list, uint32_t n) {
     if (s->failed || n == 0) return;
     run r = {.s = s, .list = list, .n = n};
-    uint32_t pieces = 0;
+    uint32_t pieces = 0, rows = piece_rows(s, list, n);
     for (uint32_t i = 0; i < n; i++) {
         lm_product *p = &list[i];
-        p->piece = piece_rows(s->k, p, s->dev->n_threads);
+        p->piece = rows;
         p->n_pieces = (p->n + p->piece - 1) / p->piece;
         p->first_piece = pieces;
         pieces += p->n_pieces;
