@@ -28,7 +28,15 @@ enum { MAX_SETS = 4 };
 static uint32_t sets(kernel_set out[MAX_SETS]) {
     uint32_t n = 0;
     out[n++] = (kernel_set){"portable", lm_act_kind_portable, lm_act_prepare, lm_matmul_portable, 1};
-#if defined(__x86_64__)
+#if defined(LM_AVX512_EMULATED)
+    out[n++] =
+        (kernel_set){"avx512 by SIMDe", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx512, LM_MATMUL_STEP};
+    return n;
+#elif defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni"))
+        out[n++] = (kernel_set){"avx512", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx512, LM_MATMUL_STEP};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         out[n++] = (kernel_set){"avx2", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx2, LM_MATMUL_STEP};
 #endif
@@ -353,6 +361,31 @@ static void sets_agree_bit_for_bit_on_whole_numbers_and_nothing_saturates(void *
     for_quantised(check_exact);
 }
 
+static void more_rows_than_one_pass_takes_and_a_remainder_are_all_multiplied(void **state) {
+    (void)state;
+    static const form some[] = {{LM_QUANT_AFFINE, 4, 64, LM_F16}, {LM_QUANT_AFFINE, 8, 32, LM_BF16}};
+    static const uint32_t many[] = {385, 390, 391, 775};
+    kernel_set set[MAX_SETS];
+    uint32_t n_sets = sets(set), cols = 64, rows = 149; /* two panels of W too */
+    float *x = malloc(775 * (size_t)cols * 4);
+    assert_non_null(x);
+    fill_whole(x, 775 * (size_t)cols, RANDOM);
+    for (uint32_t f = 0; f < 2; f++) {
+        test_matrix t = make_matrix(some[f], rows, cols, true);
+        for (uint32_t c = 0; c < 4; c++) {
+            run want = run_set(&set[0], &t.m, x, many[c], 0, rows);
+            for (uint32_t s = 1; s < n_sets; s++) {
+                run got = run_set(&set[s], &t.m, x, many[c], 0, rows);
+                assert_int_equal(memcmp(got.y, want.y, many[c] * want.y_stride * sizeof(float)), 0);
+                free_run(&got);
+            }
+            free_run(&want);
+        }
+        free_matrix(&t);
+    }
+    free(x);
+}
+
 static void the_portable_set_is_exact_on_whole_numbers(void **state) {
     (void)state;
     form f = {LM_QUANT_AFFINE, 8, 32, LM_F32};
@@ -451,6 +484,7 @@ int main(void) {
         cmocka_unit_test(every_set_multiplies_every_quantised_form_within_its_derived_tolerance),
         cmocka_unit_test(every_set_multiplies_plain_matrices_of_any_width),
         cmocka_unit_test(sets_agree_bit_for_bit_on_whole_numbers_and_nothing_saturates),
+        cmocka_unit_test(more_rows_than_one_pass_takes_and_a_remainder_are_all_multiplied),
         cmocka_unit_test(the_portable_set_is_exact_on_whole_numbers),
         cmocka_unit_test(every_set_prepares_the_same_activation_bytes),
         cmocka_unit_test(infinities_and_nans_stay_visible_and_in_their_own_row),
