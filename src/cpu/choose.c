@@ -26,6 +26,11 @@ static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
 #define X86(name) &lm_kernels_##name, has_##name
 #else
 #define X86(name) NULL, NULL
@@ -40,7 +45,7 @@ static bool has_avx2(void) {
 #define ANY(name) &lm_kernels_##name, always
 
 static const choice choices[] = {
-    {"avx512", NULL, NULL},      {"avx2", X86(avx2)},           {"neon", ARM(neon)},
+    {"avx512", X86(avx512)},     {"avx2", X86(avx2)},           {"neon", ARM(neon)},
     {"portable", ANY(portable)}, {"reference", ANY(reference)},
 };
 #define N_CHOICES (sizeof choices / sizeof *choices)
