@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[3]
-PATIENCE = 120  # seconds for what must happen; sanitizer builds on a busy machine are slow
+PATIENCE = 300  # seconds for what must happen; sanitizer builds on a busy machine are slow
 
 
 def program():

@@ -218,7 +218,7 @@ def test_delete_of_a_linked_model_keeps_the_users_files(start, tmp_path, tiny_mo
 
 
 def test_sigterm_lets_a_running_answer_finish(start):
-    server = start()
+    server = start("--drain", "600")  # a sanitizer build on a busy machine takes its time
     s = dial(server)
     s.sendall(post("/api/chat", {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 1000}}))
     read_until(s, b'"done":false')
