@@ -1,8 +1,10 @@
-/* cpu.h - the CPU backend: tensor.h's op table in C, with kernels for the instruction sets chosen at run time.
+/* cpu.h - the CPU backend: tensor.h's op table in C, with kernels for the instruction sets chosen at run
+ * time.
  *
- * Feature sets (lm_device_config.features, --cpu-features): "reference" is exact: f32 activations, f32 keys and values,
- * weights dequantised one by one; what everything else is measured against. "portable" is plain C with the same arithmetic as the fast
- * ones: 8-bit activations, f16 keys and values. "avx2", "avx512" and "neon" are that with intrinsics.
+ * Feature sets (lm_device_config.features, --cpu-features): "reference" is exact: f32 activations, f32 keys
+ * and values, weights dequantised one by one; what everything else is measured against. "portable" is plain C
+ * with the same arithmetic as the fast ones: 8-bit activations, f16 keys and values. "avx2", "avx512" and
+ * "neon" are that with intrinsics.
  */
 #ifndef LM_CPU_H
 #define LM_CPU_H
