@@ -93,8 +93,8 @@ static void add_known_stops(lm_text *t) {
         "<|END_OF_TURN_TOKEN|>",
         "<|eot|>",
         "<end_of_utterance>",
-        "<\xef\xbd\x9c"
-        "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        ("<\xef\xbd\x9c" /* apart: an e would be read as part of the escape */
+         "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         add_stop(t, lm_text_marker(t, known[i]));

@@ -212,7 +212,7 @@ static lm_weights *open_golden(void) {
 }
 
 static void check_rows(const lm_weights *w, const char *name, const lm_matrix *m) {
-    char full[128];
+    char full[256];
     lm_view want;
     float *row = malloc(m->cols * sizeof *row);
     assert_non_null(row);
