@@ -232,11 +232,12 @@ void lm_matmul_avx2_many(const lm_matrix *w, uint32_t expert, const void *acts, 
                                                                                                 : 32;
     uint32_t whole = w->cols / unit * unit; /* columns before the tail */
     tile t = {.group_shift = w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0};
-    for (uint32_t n = n0; n < n1; n += PANEL) {
-        uint32_t n_end = n + PANEL < n1 ? n + PANEL : n1;
+    uint32_t panel = n_rows <= SMALL ? TILE : PANEL, chunk = CHUNK * PANEL / panel;
+    for (uint32_t n = n0; n < n1; n += panel) {
+        uint32_t n_end = n + panel < n1 ? n + panel : n1;
         for (t.first = 0; t.first < w->cols; t.first += t.blocks * LM_ACT_BLOCK) {
             bool tail = t.first == whole;
-            uint32_t end = tail ? w->cols : t.first + CHUNK < whole ? t.first + CHUNK : whole;
+            uint32_t end = tail ? w->cols : t.first + chunk < whole ? t.first + chunk : whole;
             t.blocks = (end - t.first) / LM_ACT_BLOCK;
             multiply_panel(w, &e, tail, t, acts, act_stride, n_rows, n, n_end, y, y_stride, scratch);
         }

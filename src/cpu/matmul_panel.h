@@ -14,6 +14,8 @@ enum {
     CHUNK = 512,  /* columns */
     PANEL = 128,  /* rows of W unpacked together */
     X_ROWS = 384, /* rows of x that stay in the second-level cache with the panel */
+    SMALL = 32,   /* up to so many rows of x a panel is one tile, and its chunk as much longer: W is read in
+                     longer runs */
     BLOCK_BYTES = TILE * LM_ACT_BLOCK,
     GROUPS = CHUNK / 32
 };
