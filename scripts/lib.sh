@@ -42,7 +42,8 @@ cmd:clang-14             clang-14             -
 fuzz:                    libclang-rt-14-dev   -
 cmd:aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu -
 file:/usr/aarch64-linux-gnu/include/stdlib.h libc6-dev-arm64-cross -
-cmd:qemu-aarch64         qemu-user            -'
+cmd:qemu-aarch64         qemu-user            -
+file:/usr/include/simde/x86/avx512.h libsimde-dev -'
 
 lm_is_mac() { [ "$(uname -s)" = Darwin ]; }
 
