@@ -1,4 +1,4 @@
-/* test.h - cmocka behind one include, with the two checks that every test here uses. */
+/* test.h - cmocka behind one include, the two checks that every test here uses, and a temporary directory. */
 #ifndef LM_TEST_H
 #define LM_TEST_H
 
@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/base.h"
+#include "base/file.h"
 
 /* The call returned LM_OK; otherwise its error text is shown. */
 #define expect_ok(call, err)                                                                                 \
@@ -28,5 +29,31 @@
         if (expect_st != (want)) fail_msg("%s: got %s, want %s", #call, lm_status_name(expect_st), #want);   \
         if (!strstr((err).text, (words))) fail_msg("%s: text is '%s'", #call, (err).text);                   \
     } while (0)
+
+/* The directory that make_test_dir made, as a setup of a test or of a group; remove_test_dir is its teardown.
+ */
+static inline char *test_dir(void) {
+    static char path[] = "/tmp/lm-test-XXXXXX";
+    return path;
+}
+
+static inline int make_test_dir(void **state) {
+    (void)state;
+    strcpy(test_dir(), "/tmp/lm-test-XXXXXX");
+    return mkdtemp(test_dir()) ? 0 : -1;
+}
+
+static inline int remove_test_dir(void **state) {
+    (void)state;
+    return lm_dir_remove(test_dir(), NULL) == LM_OK ? 0 : -1;
+}
+
+/* A file in the directory dir. */
+static inline void put_file(const char *dir, const char *name, lm_str bytes) {
+    lm_err err = {0};
+    char *path = lm_path_join(dir, name);
+    expect_ok(lm_file_write(path, bytes, &err), err);
+    free(path);
+}
 
 #endif

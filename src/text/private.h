@@ -15,8 +15,44 @@ bool lm_tokenizer_is_added(const lm_tokenizer *t, int32_t id); /* listed under a
 /* The id of a token that stands for itself in the text: special, or at least added. -1: none. */
 int32_t lm_text_marker(const lm_text *t, const char *token);
 lm_status lm_text_write_context(const json_t *context, lm_buf *out, lm_err *err); /* for lm_template_render */
-bool lm_text_can_insert(const lm_text *t);
 /* Whether the chat template's source holds these words. */
 bool lm_text_template_says(const lm_text *t, const char *words);
+
+/* ---- the rules, asked of an open tokenizer or of the list in its file (files.c) */
+
+/* Whether the vocabulary has this token and it stands for itself. */
+typedef bool lm_text_has(const void *ctx, const char *token);
+lm_text_has lm_text_has_marker; /* ctx: an lm_text */
+bool lm_text_can_insert(lm_text_has *has, const void *ctx);
+
+typedef struct lm_text_abilities {
+    bool tools, thinks, inserts, channels; /* as in lm_text */
+} lm_text_abilities;
+/* chat: NULL when the model has no template */
+lm_text_abilities lm_text_can(const lm_template *chat, lm_text_has *has, const void *ctx);
+
+/* The files of a model directory but tokenizer.json, read. */
+typedef struct lm_text_files {
+    json_t *config, *map, *generation, *model; /* NULL: absent */
+    lm_buf chat;                               /* source of the chat template */
+    const char *chat_file;                     /* where it came from */
+    bool has_chat;
+} lm_text_files;
+lm_status lm_text_files_read(lm_text_files *f, const char *dir, lm_err *err) LM_CHECKED; /* LM_CORRUPT */
+void lm_text_files_release(lm_text_files *f); /* a zeroed one is allowed */
+/* *out stays as it is when there is no template. LM_CORRUPT. */
+lm_status lm_text_files_compile(const lm_text_files *f, const char *dir, lm_template **out,
+                                lm_err *err) LM_CHECKED;
+const char *lm_text_files_token(const lm_text_files *f, const char *key); /* "bos_token"; "" when absent */
+lm_text_sampling lm_text_files_sampling(const lm_text_files *f);
+
+/* Told of everything that ends a generation, the same thing perhaps more than once. Ids and the eos token may
+ * be none of the vocabulary's. */
+typedef struct lm_text_ends {
+    void *ctx;
+    void (*id)(void *ctx, int64_t id);
+    void (*token)(void *ctx, const char *token);
+} lm_text_ends;
+void lm_text_files_ends(const lm_text_files *f, lm_text_has *has, const void *ctx, const lm_text_ends *to);
 
 #endif

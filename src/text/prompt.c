@@ -255,22 +255,20 @@ static const infill infills[] = {
     {"[SUFFIX]", "[PREFIX]", "", true}, /* Codestral */
 };
 
-static const infill *infill_of(const lm_text *t) {
+static const infill *infill_of(lm_text_has *has, const void *ctx) {
     for (size_t i = 0; i < sizeof infills / sizeof *infills; i++) {
         const infill *f = &infills[i];
-        if (lm_text_marker(t, f->before) >= 0 && lm_text_marker(t, f->middle) >= 0 &&
-            (!f->after[0] || lm_text_marker(t, f->after) >= 0))
-            return f;
+        if (has(ctx, f->before) && has(ctx, f->middle) && (!f->after[0] || has(ctx, f->after))) return f;
     }
     return NULL;
 }
 
-bool lm_text_can_insert(const lm_text *t) {
-    return infill_of(t) != NULL;
+bool lm_text_can_insert(lm_text_has *has, const void *ctx) {
+    return infill_of(has, ctx) != NULL;
 }
 
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out, lm_err *err) {
-    const infill *f = infill_of(t);
+    const infill *f = infill_of(lm_text_has_marker, t);
     if (!f)
         return lm_fail(err, LM_UNSUPPORTED,
                        "this model has no tokens to fill in the middle; leave out the suffix");

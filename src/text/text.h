@@ -62,7 +62,23 @@ bool lm_template_uses(const lm_template *t, const char *variable);
 /* ---- what a model directory says about its text
  * ------------------------------------------------------------ */
 
-typedef enum lm_template_kind { LM_TEMPLATE_JINJA, LM_TEMPLATE_NONE } lm_template_kind;
+/* How the makers of a model sample from it, from generation_config.json. NAN: they do not say. */
+typedef struct lm_text_sampling {
+    double temperature, top_k, top_p, min_p, typical_p, repetition_penalty;
+} lm_text_sampling;
+
+/* What the files say, found without building the tokenizer (a second for large vocabularies): for lists, for
+ * /api/show and for the checks before a request. lm_text_open comes to the same answers. */
+typedef struct lm_text_facts {
+    lm_buf chat; /* source of the chat template, empty when the directory has none */
+    bool tools, thinks, inserts, channels; /* as in lm_text */
+    char **ends;                           /* tokens that end a generation, as they are written */
+    uint32_t n_ends;
+    lm_text_sampling sampling;
+} lm_text_facts;
+/* LM_CORRUPT: a damaged file, by name. The caller releases *out after LM_OK. */
+lm_status lm_text_facts_read(lm_text_facts *out, const char *dir, lm_err *err) LM_CHECKED;
+void lm_text_facts_release(lm_text_facts *f); /* a zeroed one is allowed */
 
 /* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json,
  * chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos). */
