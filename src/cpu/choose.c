@@ -3,9 +3,15 @@
 #include "kernels.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 typedef struct choice {
@@ -37,7 +43,33 @@ static bool has_avx512(void) {
 #endif
 
 #if defined(__aarch64__)
-#define ARM(name) &lm_kernels_##name, always
+#if defined(__APPLE__)
+static bool has_feature(const char *name) {
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname(name, &has, &size, NULL, 0) == 0 && has;
+}
+#define has_neon_dotprod always /* every Apple processor that runs macOS */
+static bool has_neon_i8mm(void) {
+    return has_feature("hw.optional.arm.FEAT_I8MM");
+}
+#elif defined(__linux__)
+/* Numbers of the kernel's interface; old headers don't name them all. */
+static bool has_neon_dotprod(void) {
+    return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP */
+}
+static bool has_neon_i8mm(void) {
+    return has_neon_dotprod() && getauxval(AT_HWCAP2) >> 13 & 1; /* HWCAP2_I8MM */
+}
+#else
+static bool never(void) {
+    return false;
+}
+#define has_neon_dotprod never
+#define has_neon_i8mm    never
+#endif
+#define has_neon  always
+#define ARM(name) &lm_kernels_##name, has_##name
 #else
 #define ARM(name) NULL, NULL
 #endif
@@ -45,8 +77,10 @@ static bool has_avx512(void) {
 #define ANY(name) &lm_kernels_##name, always
 
 static const choice choices[] = {
-    {"avx512", X86(avx512)},     {"avx2", X86(avx2)},           {"neon", ARM(neon)},
-    {"portable", ANY(portable)}, {"reference", ANY(reference)},
+    {"avx512", X86(avx512)},       {"avx2", X86(avx2)},
+    {"neon-i8mm", ARM(neon_i8mm)}, {"neon-dotprod", ARM(neon_dotprod)},
+    {"neon", ARM(neon)},           {"portable", ANY(portable)},
+    {"reference", ANY(reference)},
 };
 #define N_CHOICES (sizeof choices / sizeof *choices)
 
@@ -82,7 +116,9 @@ lm_status lm_kernels_choose(const char *features, const lm_kernels **out, lm_err
                 "this processor cannot run the feature set %s; name none and the best it can is taken",
                 features);
     }
-    return lm_fail(err, LM_INVALID,
-                   "no feature set is called '%s'; known are avx512, avx2, neon, portable, reference",
-                   features ? features : "");
+    char known[128] = "";
+    for (uint32_t i = 0, at = 0; i < N_CHOICES; i++)
+        at += (uint32_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", choices[i].name);
+    return lm_fail(err, LM_INVALID, "no feature set is called '%s'; known are %s", features ? features : "",
+                   known);
 }

@@ -62,7 +62,7 @@ extern const lm_kernels lm_kernels_avx2;
 extern const lm_kernels lm_kernels_avx512;
 #endif
 #if defined(__aarch64__)
-extern const lm_kernels lm_kernels_neon;
+extern const lm_kernels lm_kernels_neon, lm_kernels_neon_dotprod, lm_kernels_neon_i8mm;
 #endif
 
 /* The best table of this machine, or the named one. LM_INVALID: unknown name; LM_UNSUPPORTED: not on this

@@ -12,9 +12,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     # This test runs the AVX-512 kernels on AVX2 through SIMDe where it is installed.
     set_source_files_properties(matmul_avx512_test.c PROPERTIES COMPILE_OPTIONS "-O2;-mavx2;-mfma;-mf16c;-Wno-psabi")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
-    list(APPEND LM_MATMUL_SRC act_neon.c matmul_neon.c matmul_neon_dot.c)
+    list(APPEND LM_MATMUL_SRC act_neon.c matmul_neon.c matmul_neon_dot.c matmul_neon_i8mm.c)
     set_source_files_properties(act_neon.c matmul_neon.c PROPERTIES COMPILE_OPTIONS "-O3")
     set_source_files_properties(matmul_neon_dot.c PROPERTIES COMPILE_OPTIONS "-O3;-march=armv8.2-a+dotprod")
+    set_source_files_properties(matmul_neon_i8mm.c PROPERTIES COMPILE_OPTIONS "-O3;-march=armv8.2-a+dotprod+i8mm")
 endif()
 # Unrolled kernels under the sanitizers take minutes each to compile. Heap and globals stay checked; their own stack arrays,
 # all of fixed size, and undefined behaviour are what the portable version of the same arithmetic is checked for.

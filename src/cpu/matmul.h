@@ -6,7 +6,7 @@
  *     portable   lm_act_kind_portable  lm_act_prepare         lm_matmul_portable   1
  *     avx2       lm_act_kind           lm_act_prepare_avx2    lm_matmul_avx2       LM_MATMUL_STEP
  *     avx512     lm_act_kind           lm_act_prepare_avx2    lm_matmul_avx512     LM_MATMUL_STEP
- *     neon       lm_act_kind           lm_act_prepare_neon    lm_matmul_neon       LM_MATMUL_STEP
+ *     neon       lm_act_kind           lm_act_prepare_neon    lm_matmul_neon*      LM_MATMUL_STEP
  *
  * act_bytes, matmul_scratch and row are the same for all. Acts must start on 64 bytes and act_stride must be
  * a multiple of 64; y, codes, scales and biases need no alignment at all.
@@ -47,7 +47,9 @@ lm_matmul_fn lm_matmul_avx512; /* AVX-512 F, BW, VL, DQ and VNNI */
 #endif
 #if defined(__aarch64__)
 void lm_act_prepare_neon(uint32_t kind, const float *x, uint32_t cols, void *act);
-lm_matmul_fn lm_matmul_neon; /* dotprod and i8mm where the processor has them */
+lm_matmul_fn lm_matmul_neon;         /* any processor */
+lm_matmul_fn lm_matmul_neon_dotprod; /* SDOT */
+lm_matmul_fn lm_matmul_neon_i8mm;    /* SDOT and SMMLA */
 #endif
 
 #endif

@@ -12,6 +12,8 @@
 #include <math.h>
 
 #include "base/test.h"
+#include "cpu/cpu.h"
+#include "cpu/kernels.h"
 #include "cpu/matmul_form.h"
 
 typedef struct kernel_set {
@@ -20,28 +22,31 @@ typedef struct kernel_set {
     void (*act_prepare)(uint32_t kind, const float *x, uint32_t cols, void *act);
     lm_matmul_fn *matmul;
     uint32_t step;
+    uint32_t alike; /* up to so many rows of x at once have the results that each has alone, bit for bit */
 } kernel_set;
 
-enum { MAX_SETS = 4 };
+enum { ANY_ROWS = 1000 };
+
+enum { MAX_SETS = 8 };
 
 /* All sets of this machine, the portable one first. */
 static uint32_t sets(kernel_set out[MAX_SETS]) {
     uint32_t n = 0;
-    out[n++] = (kernel_set){"portable", lm_act_kind_portable, lm_act_prepare, lm_matmul_portable, 1};
-#if defined(LM_AVX512_EMULATED)
     out[n++] =
-        (kernel_set){"avx512 by SIMDe", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx512, LM_MATMUL_STEP};
-    return n;
-#elif defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni"))
-        out[n++] = (kernel_set){"avx512", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx512, LM_MATMUL_STEP};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        out[n++] = (kernel_set){"avx2", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx2, LM_MATMUL_STEP};
-#endif
-#if defined(__aarch64__) /* which of its kernels runs depends on the processor: qemu-aarch64 -cpu chooses */
-    out[n++] = (kernel_set){"neon", lm_act_kind, lm_act_prepare_neon, lm_matmul_neon, LM_MATMUL_STEP};
+        (kernel_set){"portable", lm_act_kind_portable, lm_act_prepare, lm_matmul_portable, 1, ANY_ROWS};
+#if defined(LM_AVX512_EMULATED)
+    out[n++] = (kernel_set){"avx512 by SIMDe", lm_act_kind,    lm_act_prepare_avx2,
+                            lm_matmul_avx512,  LM_MATMUL_STEP, 1};
+#else
+    for (const char *const *f = lm_cpu_features(); *f; f++) {
+        const lm_kernels *k = NULL;
+        lm_err err = {0};
+        if (strcmp(*f, "portable") == 0 || strcmp(*f, "reference") == 0) continue;
+        expect_ok(lm_kernels_choose(*f, &k, &err), err);
+        assert_true(n < MAX_SETS);
+        out[n++] = (kernel_set){*f,        k->act_kind,    k->act_prepare,
+                                k->matmul, k->matmul_step, strncmp(*f, "neon", 4) == 0 ? ANY_ROWS : 1};
+    }
 #endif
     return n;
 }
@@ -386,6 +391,62 @@ static void more_rows_than_one_pass_takes_and_a_remainder_are_all_multiplied(voi
     free(x);
 }
 
+/* 2208 columns: more than a chunk, and a remainder of every layout. */
+static void check_alone_and_together(form f) {
+    kernel_set set[MAX_SETS];
+    uint32_t n_sets = sets(set), cols = lm_round_up(2208, f.group > 32 ? f.group : 32), rows = 21;
+    test_matrix t = make_matrix(f, rows, cols, false);
+    float *x = malloc((size_t)MOST_ROWS * cols * 4);
+    assert_non_null(x);
+    for (size_t i = 0; i < (size_t)MOST_ROWS * cols; i++) x[i] = uniform();
+    for (uint32_t s = 0; s < n_sets; s++)
+        for (uint32_t c = 1; c < N_ROW_COUNTS && row_counts[c] <= set[s].alike && row_counts[c] <= 16; c++) {
+            run together = run_set(&set[s], &t.m, x, row_counts[c], 0, rows);
+            for (uint32_t m = 0; m < row_counts[c]; m++) {
+                run alone = run_set(&set[s], &t.m, x + (size_t)m * cols, 1, 0, rows);
+                for (uint32_t n = 0; n < rows; n++)
+                    if (alone.y[n] != together.y[m * together.y_stride + n])
+                        fail_msg("%s, %s: y[%u][%u] is %.9g alone, %.9g among %u rows", set[s].name,
+                                 name_of(f), m, n, (double)alone.y[n],
+                                 (double)together.y[m * together.y_stride + n], row_counts[c]);
+                free_run(&alone);
+            }
+            free_run(&together);
+        }
+    free(x);
+    free_matrix(&t);
+}
+
+static void a_row_gives_the_same_numbers_alone_and_among_others(void **state) {
+    (void)state;
+    static const uint32_t bits[] = {2, 3, 4, 5, 6, 8};
+    for (uint32_t b = 0; b < 6; b++)
+        for (uint32_t g = 32; g <= 128; g *= 2)
+            check_alone_and_together((form){LM_QUANT_AFFINE, bits[b], g, LM_BF16});
+    check_alone_and_together((form){LM_QUANT_MXFP4, 4, 32, LM_U8});
+    check_alone_and_together(plain_forms[2]);
+}
+
+#if defined(__aarch64__)
+static void all_neon_sets_give_the_same_numbers(void **state) {
+    (void)state;
+    kernel_set set[MAX_SETS];
+    uint32_t n_sets = sets(set), cols = 1152, rows = 21;
+    form f = {LM_QUANT_AFFINE, 4, 64, LM_F16};
+    test_matrix t = make_matrix(f, rows, cols, false);
+    float *x = malloc((size_t)7 * cols * 4);
+    assert_non_null(x);
+    for (size_t i = 0; i < (size_t)7 * cols; i++) x[i] = uniform();
+    for (uint32_t s = 2; s < n_sets; s++) {
+        run one = run_set(&set[1], &t.m, x, 7, 0, rows), other = run_set(&set[s], &t.m, x, 7, 0, rows);
+        assert_int_equal(memcmp(one.y, other.y, 7 * one.y_stride * sizeof(float)), 0);
+        free_run(&one), free_run(&other);
+    }
+    free(x);
+    free_matrix(&t);
+}
+#endif
+
 static void the_portable_set_is_exact_on_whole_numbers(void **state) {
     (void)state;
     form f = {LM_QUANT_AFFINE, 8, 32, LM_F32};
@@ -485,6 +546,10 @@ int main(void) {
         cmocka_unit_test(every_set_multiplies_plain_matrices_of_any_width),
         cmocka_unit_test(sets_agree_bit_for_bit_on_whole_numbers_and_nothing_saturates),
         cmocka_unit_test(more_rows_than_one_pass_takes_and_a_remainder_are_all_multiplied),
+        cmocka_unit_test(a_row_gives_the_same_numbers_alone_and_among_others),
+#if defined(__aarch64__)
+        cmocka_unit_test(all_neon_sets_give_the_same_numbers),
+#endif
         cmocka_unit_test(the_portable_set_is_exact_on_whole_numbers),
         cmocka_unit_test(every_set_prepares_the_same_activation_bytes),
         cmocka_unit_test(infinities_and_nans_stay_visible_and_in_their_own_row),

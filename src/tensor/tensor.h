@@ -97,7 +97,7 @@ typedef struct lm_memory {
 
 typedef struct lm_device_config {
     uint32_t n_threads;   /* 0: all usable cores */
-    const char *features; /* CPU: NULL = the best this machine has; "reference", "portable", "avx2", "avx512", "neon" to force one */
+    const char *features; /* CPU: NULL = the best this machine has; a name of cpu/cpu.h to force one */
     uint64_t kv_bytes;    /* most that all sequences together may take; pages are touched only when used */
     uint32_t max_batch;   /* rows of one step at most (sizes the scratch) */
     lm_kv_shape kv;
