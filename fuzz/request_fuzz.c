@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         lm_status st = ollama_request_read(body, (ollama_form)form, &r, &err);
         if (st == LM_OK) {
             if (!r.model || !r.request || err.text[0]) abort();
-            if (r.late != LM_OK && !r.late_err.text[0]) abort();
+            lm_text_sampling makers = {.temperature = 0.5};
+            if (ollama_request_options(&r, &makers, &err) != LM_OK && !err.text[0]) abort();
             if (r.request->top_logprobs > 20) abort();
             if (r.request->kind == LM_REQUEST_CHAT && !json_is_array(r.request->messages)) abort();
         } else if (!err.text[0] || r.request) {

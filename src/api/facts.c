@@ -10,10 +10,8 @@
 #include "model/model.h"
 #include "text/text.h"
 
-#define CACHED               256
-#define MAX_CONFIG           (8u << 20) /* bytes; per-layer quantisation of a large model takes some 100 KB */
-#define MAX_TEMPLATE         (4u << 20)
-#define MAX_TOKENIZER_CONFIG (32u << 20) /* with the added tokens of large vocabularies */
+#define CACHED     256
+#define MAX_CONFIG (8u << 20) /* bytes; per-layer quantisation of a large model takes some 100 KB */
 
 struct lm_facts_cache {
     pthread_mutex_t lock; /* guards the rest */
@@ -59,96 +57,16 @@ static json_t *load(const char *dir, const char *name, size_t max) {
     return NULL;
 }
 
-/* The template of a "chat_template" member: a text, or a list of named ones, of which "default" counts. */
-static bool add_template(const json_t *object, lm_buf *out) {
-    const json_t *t = json_object_get(object, "chat_template");
-    if (json_is_array(t)) {
-        const json_t *entry, *chosen = NULL;
-        size_t i;
-        json_array_foreach(t, i, entry) {
-            const char *name = json_string_value(json_object_get(entry, "name"));
-            if (!chosen || (name && !strcmp(name, "default"))) chosen = json_object_get(entry, "template");
-        }
-        t = chosen;
-    }
-    if (!json_is_string(t)) return false;
-    lm_buf_add(out, json_string_value(t), json_string_length(t));
-    return true;
-}
-
-void lm_facts_template(const char *dir, lm_buf *out) {
-    char *path = lm_path_join(dir, "chat_template.jinja");
-    lm_err err = {0};
-    lm_status st = lm_file_read(path, MAX_TEMPLATE, out, &err);
-    free(path);
-    if (st == LM_OK) return;
-    static const char *const files[] = {"chat_template.json", "tokenizer_config.json"};
-    for (int i = 0; i < 2; i++) {
-        json_t *object = load(dir, files[i], MAX_TOKENIZER_CONFIG);
-        bool found = add_template(object, out);
-        json_decref(object);
-        if (found) return;
-    }
-}
-
-static bool holds(lm_str text, const char *word) {
-    return text.ptr && memmem(text.ptr, text.len, word, strlen(word)) != NULL;
-}
-
-/* The vocabulary as text: a parse of 10 MB of JSON to find a token would make a list of models slow. Tokens
- * stand there in quotes; JSON may escape the brackets of none of them. */
-static bool knows(lm_str vocabulary, const char *token) {
-    char quoted[64];
-    snprintf(quoted, sizeof quoted, "\"%s\"", token);
-    return holds(vocabulary, quoted);
-}
-
-static bool can_insert(lm_str vocabulary) {
-    static const char *const needed[][3] = {
-        {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"},
-        {"<fim_prefix>", "<fim_suffix>", "<fim_middle>"},
-        {"<fim-prefix>", "<fim-suffix>", "<fim-middle>"},
-        {"<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"},
-        {"[SUFFIX]", "[PREFIX]", "[PREFIX]"},
-    };
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
-        if (knows(vocabulary, needed[i][0]) && knows(vocabulary, needed[i][1]) &&
-            knows(vocabulary, needed[i][2]))
-            return true;
-    }
-    return false;
-}
-
-static bool template_thinks(const lm_template *t) {
-    static const char *const words[] = {"<think>", "</think>", "[THINK]", "reasoning_content"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (holds(lm_template_source(t), words[i])) return true;
-    return lm_template_uses(t, "enable_thinking") || lm_template_uses(t, "thinking");
-}
-
-/* What the template and the vocabulary can do: lm_text_open's rules (thinks, tools, inserts) without its
- * cost. */
 static void read_text(const char *dir, lm_facts *f) {
     lm_err err = {0};
-    lm_map map = {0};
-    char *path = lm_path_join(dir, "tokenizer.json");
-    lm_str vocabulary = {0};
-    if (lm_map_open(&map, path, &err) == LM_OK)
-        vocabulary = (lm_str){(const char *)map.data, (size_t)map.size};
-    free(path);
-
-    lm_buf source;
-    lm_buf_init(&source, MAX_TEMPLATE);
-    lm_facts_template(dir, &source);
-    lm_template *t = NULL;
-    if (source.len && lm_template_open(&t, lm_buf_view(&source), &err) != LM_OK) t = NULL;
-    f->tools = t && (lm_template_uses(t, "tools") || lm_template_uses(t, "custom_tools"));
-    f->thinking = t ? template_thinks(t) : knows(vocabulary, "<think>");
-    if (knows(vocabulary, "<|channel|>") && knows(vocabulary, "<|message|>")) f->thinking = true;
-    f->inserts = can_insert(vocabulary);
-    lm_template_close(t);
-    lm_buf_release(&source);
-    lm_map_close(&map);
+    lm_text_facts text = {0};
+    f->sampling = (lm_text_sampling){NAN, NAN, NAN, NAN, NAN, NAN};
+    if (lm_text_facts_read(&text, dir, &err) != LM_OK) return;
+    f->tools = text.tools;
+    f->thinking = text.thinks;
+    f->inserts = text.inserts;
+    f->sampling = text.sampling;
+    lm_text_facts_release(&text);
 }
 
 static void read_config(const char *dir, lm_facts *f) {

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "store/store.h"
+#include "text/text.h"
 
 typedef struct lm_facts {
     char digest[65];         /* of the directory they were read from */
@@ -14,6 +15,7 @@ typedef struct lm_facts {
     uint64_t n_params;
     uint32_t n_ctx, width; /* 0: not said */
     bool tools, thinking, inserts;
+    lm_text_sampling sampling; /* what a request gets that does not say otherwise */
 } lm_facts;
 
 typedef struct lm_facts_cache lm_facts_cache; /* any thread */
@@ -25,9 +27,6 @@ void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out);
 
 /* As Ollama counts parameters: "7.6B", "134.52M". */
 void lm_facts_human(uint64_t n, char out[16]);
-
-/* The chat template's source appended to out; nothing when the directory has none. */
-void lm_facts_template(const char *dir, lm_buf *out);
 
 /* "model_info" of /api/show, with GGUF's key names, a new reference. */
 json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *facts, bool verbose);

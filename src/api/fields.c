@@ -1,11 +1,18 @@
 #include "api/fields.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <string.h>
 #include <strings.h>
 
+#define MAX_REPAIRS (64u << 10) /* bytes that repairing a body may add */
+
 lm_fields lm_fields_of(const json_t *object, const char *type) {
-    return (lm_fields){.object = object, .type = type};
+    return lm_fields_in(object, type, "");
+}
+
+lm_fields lm_fields_in(const json_t *object, const char *type, const char *path) {
+    return (lm_fields){.object = object, .type = type, .path = path};
 }
 
 json_t *lm_field(const json_t *object, const char *name) {
@@ -35,8 +42,8 @@ void lm_field_wrong(lm_fields *f, const char *name, const json_t *value, const c
     if (f->st != LM_OK) return;
     if (name[0]) {
         f->st =
-            lm_fail(&f->err, LM_INVALID, "json: cannot unmarshal %s into Go struct field %s.%s of type %s",
-                    go_kind(value), f->type, name, go_type);
+            lm_fail(&f->err, LM_INVALID, "json: cannot unmarshal %s into Go struct field %s.%s%s of type %s",
+                    go_kind(value), f->type, f->path, name, go_type);
     } else {
         f->st = lm_fail(&f->err, LM_INVALID, "json: cannot unmarshal %s into Go value of type %s",
                         go_kind(value), go_type);
@@ -103,10 +110,77 @@ json_t *lm_field_object(lm_fields *f, const char *name, const char *go_type) {
     return checked(f, name, is_object, go_type);
 }
 
+/* ---- broken characters */
+
+/* "\\uD83D": the code unit of an escape at the beginning of s, -1 when there is none. */
+static int32_t escaped_unit(lm_str s) {
+    if (s.len < 6 || s.ptr[0] != '\\' || s.ptr[1] != 'u') return -1;
+    int32_t unit = 0;
+    for (int i = 2; i < 6; i++) {
+        if (!isxdigit((unsigned char)s.ptr[i])) return -1;
+        int digit = isdigit((unsigned char)s.ptr[i]) ? s.ptr[i] - '0' : (s.ptr[i] | 32) - 'a' + 10;
+        unit = unit * 16 + digit;
+    }
+    return unit;
+}
+
+/* How many bytes of the escape at s belong together; *lone: half of a pair that has no other half. */
+static size_t escape_length(lm_str s, bool *lone) {
+    int32_t unit = escaped_unit(s);
+    *lone = false;
+    if (unit < 0) return s.len < 2 ? s.len : 2;
+    if (unit < 0xd800 || unit > 0xdfff) return 6;
+    int32_t next = escaped_unit((lm_str){s.ptr + 6, s.len - 6});
+    if (unit <= 0xdbff && next >= 0xdc00 && next <= 0xdfff) return 12;
+    *lone = true;
+    return 6;
+}
+
+/* Clients cut texts in the middle of a character. As Go: bytes that are no UTF-8 and half a surrogate pair
+ * become U+FFFD. */
+static void repair(lm_str s, lm_buf *out) {
+    while (s.len) {
+        size_t n;
+        bool lone;
+        const char *escape = memchr(s.ptr, '\\', s.len);
+        lm_str run = {s.ptr, escape ? (size_t)(escape - s.ptr) : s.len};
+        if (run.len) {
+            n = lm_utf8_valid(run, NULL);
+            lm_buf_add(out, s.ptr, n);
+            if (n < run.len) {
+                lm_buf_text(out, "\xef\xbf\xbd");
+                n++;
+            }
+        } else {
+            n = escape_length(s, &lone);
+            if (lone)
+                lm_buf_text(out, "\\ufffd");
+            else
+                lm_buf_add(out, s.ptr, n);
+        }
+        s.ptr += n;
+        s.len -= n;
+    }
+}
+
+/* Most bodies are sound, so only one that was refused is looked at again. */
+static lm_status parse(lm_str body, json_t **out, lm_err *err) {
+    lm_status st = lm_json_parse(body, out, err);
+    if (st != LM_INVALID) return st;
+    lm_buf sound;
+    lm_err ignored;
+    lm_buf_init(&sound, body.len + MAX_REPAIRS);
+    repair(body, &sound);
+    /* What is refused again keeps its first text: that one is about the bytes that were sent. */
+    if (!sound.failed && lm_json_parse(lm_buf_view(&sound), out, &ignored) == LM_OK) st = LM_OK;
+    lm_buf_release(&sound);
+    return st;
+}
+
 lm_status lm_fields_parse(lm_str body, const char *type, json_t **out, lm_err *err) {
     if (lm_str_trim(body).len == 0) return lm_fail(err, LM_INVALID, "missing request body");
     json_t *value = NULL;
-    lm_status st = lm_json_parse(body, &value, err);
+    lm_status st = parse(body, &value, err);
     if (st != LM_OK) return lm_fail_in(err, st, "invalid JSON in the request body");
     if (!json_is_object(value)) {
         /* Go leaves the struct as it is for a bare null. */

@@ -9,12 +9,14 @@
 
 typedef struct lm_fields {
     const json_t *object;
-    const char *type; /* Go's name of the struct, for texts: "ChatRequest" */
+    const char *type; /* Go's name of the outermost struct, for texts: "ChatRequest" */
+    const char *path; /* from there to the object: "messages.tool_calls." */
     lm_status st;
     lm_err err;
 } lm_fields;
 
 lm_fields lm_fields_of(const json_t *object, const char *type);
+lm_fields lm_fields_in(const json_t *object, const char *type, const char *path);
 
 json_t *lm_field(const json_t *object, const char *name); /* borrowed; NULL when absent or null */
 
@@ -27,8 +29,8 @@ json_t *lm_field_array(lm_fields *f, const char *name, const char *go_type);  /*
 json_t *lm_field_object(lm_fields *f, const char *name, const char *go_type); /* borrowed, or NULL */
 void lm_field_wrong(lm_fields *f, const char *name, const json_t *value, const char *go_type);
 
-/* Body of a request to an object. 400 texts: "missing request body", Go's "invalid character ..." replaced by
- * ours. */
+/* Body of a request to an object. What is no character in its strings becomes U+FFFD. 400 texts: "missing
+ * request body", Go's "invalid character ..." replaced by ours. */
 lm_status lm_fields_parse(lm_str body, const char *type, json_t **out, lm_err *err) LM_CHECKED;
 
 #endif

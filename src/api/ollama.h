@@ -15,13 +15,15 @@ typedef struct ollama_request {
     bool insert; /* a suffix was given */
     bool images;
     lm_request *request; /* taken by the engine, then NULL */
-    lm_status late;      /* a wrong option: reported after the model was found, as Ollama does */
-    lm_err late_err;
+    json_t *options;     /* of the request, or NULL: read once the model is known */
 } ollama_request;
 
 /* LM_INVALID with the text for 400. *out is written only on LM_OK; the caller releases it. */
 lm_status ollama_request_read(lm_str body, ollama_form form, ollama_request *out, lm_err *err) LM_CHECKED;
 void ollama_request_release(ollama_request *r);
+/* Fills request->options: Ollama's defaults, over them what the model's makers say, over it what the request
+ * says. The status and text are Ollama's for a wrong option, which it finds after the model. */
+lm_status ollama_request_options(ollama_request *r, const lm_text_sampling *makers, lm_err *err) LM_CHECKED;
 
 /* Answers `call` from the engine's events: the sink and its context. The run frees itself after its last
  * event. */
@@ -34,6 +36,20 @@ lm_sink ollama_sink;
 void ollama_error(lm_call *call, lm_status st, const char *text);
 /* The single answer of an empty request: done_reason "load" or "unload". */
 void ollama_reply_idle(lm_call *call, ollama_form form, const char *model, const char *reason);
+
+/* A body that names a model: in "model", or in "name" as older clients and the JavaScript one say. */
+typedef struct ollama_named {
+    json_t *body;
+    char *model; /* as written, "" when absent */
+} ollama_named;
+lm_status ollama_named_read(lm_call *call, const char *type, ollama_named *out, lm_err *err) LM_CHECKED;
+void ollama_named_release(ollama_named *n); /* a zeroed one is allowed */
+
+/* Members of an answer, without commas around them. */
+void ollama_write_text(lm_buf *b, const char *key, const char *value);
+void ollama_write_time(lm_buf *b, const char *key, int64_t wall_ns);
+void ollama_write_details(lm_buf *b, const lm_facts *f, bool numbers); /* numbers: context and width too */
+void ollama_write_capabilities(lm_buf *b, const lm_facts *f);
 
 lm_api_handler ollama_generate, ollama_chat;
 lm_api_handler ollama_tags, ollama_ps, ollama_show, ollama_delete;

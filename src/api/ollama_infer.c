@@ -23,8 +23,8 @@ static lm_status find_model(lm_call *call, const ollama_request *r, lm_entry *mo
     return lm_store_find(call->api->config.store, r->model, model, err);
 }
 
-/* What the request wants and the model cannot; settles "think" where nothing was said. */
-static lm_status check_abilities(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
+/* What the request wants and the model cannot; settles "think" and the options where nothing was said. */
+static lm_status meet_model(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
     lm_request *q = r->request;
     lm_facts facts;
     lm_facts_get(call->api->facts, model, &facts);
@@ -34,7 +34,7 @@ static lm_status check_abilities(lm_call *call, ollama_request *r, const lm_entr
     if (q->thinking == 1 && !facts.thinking)
         return lm_fail(err, LM_INVALID, "\"%s\" does not support thinking", r->model);
     if (q->thinking < 0 && facts.thinking) q->thinking = 1;
-    return LM_OK;
+    return ollama_request_options(r, &facts.sampling, err);
 }
 
 static void unload(lm_call *call, const ollama_request *r, const lm_entry *model) {
@@ -70,11 +70,7 @@ static void infer(lm_call *call, ollama_form form) {
         unload(call, &r, &model);
         goto done;
     }
-    st = check_abilities(call, &r, &model, &err);
-    if (st == LM_OK && r.late != LM_OK) {
-        err = r.late_err;
-        st = r.late;
-    }
+    st = meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, &r, &model, &err);
 done:
     if (st != LM_OK) ollama_error(call, st, err.text);

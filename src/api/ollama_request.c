@@ -13,6 +13,7 @@
 void ollama_request_release(ollama_request *r) {
     free(r->model);
     lm_request_free(r->request);
+    json_decref(r->options);
     *r = (ollama_request){0};
 }
 
@@ -36,9 +37,9 @@ static json_t *read_tool_call(const json_t *value, lm_fields *outer) {
         lm_field_wrong(outer, "messages.tool_calls", value, "api.ToolCall");
         return NULL;
     }
-    lm_fields f = lm_fields_of(value, "ToolCall");
+    lm_fields f = lm_fields_in(value, "ChatRequest", "messages.tool_calls.");
     json_t *function = lm_field_object(&f, "function", "api.ToolCallFunction");
-    lm_fields g = lm_fields_of(function, "ToolCallFunction");
+    lm_fields g = lm_fields_in(function, "ChatRequest", "messages.tool_calls.function.");
     const char *name = "";
     size_t len = 0;
     lm_field_str(&g, "name", &name, &len);
@@ -74,7 +75,7 @@ static json_t *read_message(const json_t *value, lm_fields *outer, bool *images)
         lm_field_wrong(outer, "messages", value, "api.Message");
         return NULL;
     }
-    lm_fields f = lm_fields_of(value, "Message");
+    lm_fields f = lm_fields_in(value, "ChatRequest", "messages.");
     const char *role = "", *content = "";
     size_t role_len = 0, content_len = 0;
     lm_field_str(&f, "role", &role, &role_len);
@@ -216,7 +217,13 @@ static void read_common(lm_fields *f, ollama_request *r) {
     if (f->st == LM_OK) f->st = lm_format_read(lm_field(f->object, "format"), to, &f->err);
     if (f->st != LM_OK) return;
     to->top_logprobs = (uint32_t)top;
-    if (options) r->late = lm_options_read(options, to, &r->late_err);
+    r->options = json_incref(options);
+}
+
+lm_status ollama_request_options(ollama_request *r, const lm_text_sampling *makers, lm_err *err) {
+    lm_options_default(&r->request->options);
+    lm_options_suggest(makers, &r->request->options);
+    return r->options ? lm_options_read(r->options, r->request, err) : LM_OK;
 }
 
 lm_status ollama_request_read(lm_str body, ollama_form form, ollama_request *out, lm_err *err) {

@@ -117,6 +117,19 @@ lm_status lm_options_read(const json_t *options, lm_request *r, lm_err *err) {
     return LM_OK;
 }
 
+static void suggest(double value, float *out) {
+    if (!isnan(value)) *out = (float)value;
+}
+
+void lm_options_suggest(const lm_text_sampling *makers, lm_options *o) {
+    suggest(makers->temperature, &o->temperature);
+    suggest(makers->top_p, &o->top_p);
+    suggest(makers->min_p, &o->min_p);
+    suggest(makers->typical_p, &o->typical_p);
+    suggest(makers->repetition_penalty, &o->repeat_penalty);
+    if (!isnan(makers->top_k)) o->top_k = (int32_t)makers->top_k;
+}
+
 lm_status lm_keep_alive_read(const json_t *value, int64_t *ns, lm_err *err) {
     if (!value) return LM_OK;
     if (json_is_number(value)) {

@@ -11,6 +11,9 @@
  * NUL. */
 lm_status lm_options_read(const json_t *options, lm_request *request, lm_err *err) LM_CHECKED;
 
+/* What the makers of the model say, under Ollama's names, over what is in o. */
+void lm_options_suggest(const lm_text_sampling *makers, lm_options *o);
+
 /* A number of seconds, or Go's duration text. Negative: for ever (-1). LM_INVALID with Go's text. */
 lm_status lm_keep_alive_read(const json_t *value, int64_t *ns, lm_err *err) LM_CHECKED;
 

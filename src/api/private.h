@@ -12,7 +12,8 @@
 #define MAX_ANSWER  (256u << 20) /* bytes of one answer that is sent as a whole */
 #define TYPE_JSON   "application/json; charset=utf-8"
 #define TYPE_NDJSON "application/x-ndjson"
-#define TYPE_TEXT   "text/plain"
+#define TYPE_TEXT   "text/plain"                /* of the router's own answers, as gin's */
+#define TYPE_UTF8   "text/plain; charset=utf-8" /* of handlers */
 
 struct lm_api {
     lm_api_config config;

@@ -1,4 +1,6 @@
 /* What a body says, and in which words it is refused. */
+#include <math.h>
+
 #include "api/ollama.h"
 #include "api/options.h"
 #include "base/test.h"
@@ -113,13 +115,12 @@ static void wrong_types_are_refused_in_gos_words(void **state) {
     refused(OLLAMA_CHAT, "{\"model\":\"m\",\"messages\":\"hi\"}", LM_INVALID,
             "ChatRequest.messages of type []api.Message");
     refused(OLLAMA_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[]}]}", LM_INVALID,
-            "Message.content of type string");
+            "struct field ChatRequest.messages.content of type string");
     refused(OLLAMA_CHAT,
             "{\"model\":\"m\",\"messages\":[{\"role\":\"a\",\"tool_calls\":[{\"function\":{\"arguments\":\"{}"
             "\"}}]}]}",
-            LM_INVALID, "cannot unmarshal string into Go struct field ToolCallFunction.arguments");
+            LM_INVALID, "string into Go struct field ChatRequest.messages.tool_calls.function.arguments");
     refused(OLLAMA_CHAT, "{\"model\":\"m\",\"options\":7}", LM_INVALID, "map[string]interface {}");
-    refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"\\ud800\"}", LM_INVALID, "invalid JSON");
     refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"a\\u0000b\",\"raw\":true}", LM_INVALID, "NUL");
     refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"context\":[1,-2]}", LM_INVALID,
             "context must hold");
@@ -191,13 +192,17 @@ static void format_is_json_or_a_schema(void **state) {
             "invalid format: \"xml\"; expected \"json\" or a valid JSON Schema object");
 }
 
+/* Makers who say nothing. */
+static const lm_text_sampling silent = {NAN, NAN, NAN, NAN, NAN, NAN};
+
 static void options_are_typed_and_others_ignored(void **state) {
     (void)state;
     ollama_request r = read_ok(
         OLLAMA_CHAT, "{\"model\":\"m\",\"options\":{\"num_ctx\":1,\"num_predict\":7.9,\"temperature\":1,"
                      "\"top_k\":1e12,\"seed\":9007199254740993,\"stop\":[\"a\",\"\",\"b\"],\"mirostat\":2,"
                      "\"tfs_z\":\"x\",\"num_gpu\":99,\"use_mmap\":true,\"min_p\":null}}");
-    assert_int_equal(r.late, LM_OK);
+    lm_err err = {0};
+    expect_ok(ollama_request_options(&r, &silent, &err), err);
     const lm_options *o = &r.request->options;
     assert_int_equal(o->num_ctx, 4);
     assert_int_equal(o->num_predict, 7);
@@ -223,10 +228,56 @@ static void a_wrong_option_is_told_late_and_as_500(void **state) {
         char body[200];
         snprintf(body, sizeof body, "{\"model\":\"m\",\"options\":%s}", cases[i][0]);
         ollama_request r = read_ok(OLLAMA_CHAT, body);
-        assert_int_equal(lm_status_http(r.late), 500);
-        assert_string_equal(r.late_err.text, cases[i][1]);
+        lm_err err = {0};
+        assert_int_equal(lm_status_http(ollama_request_options(&r, &silent, &err)), 500);
+        assert_string_equal(err.text, cases[i][1]);
         ollama_request_release(&r);
     }
+}
+
+static void requests_count_more_than_makers_and_makers_more_than_defaults(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_text_sampling makers = {.temperature = 0.6,
+                               .top_k = 20,
+                               .top_p = NAN,
+                               .min_p = 0.05,
+                               .typical_p = NAN,
+                               .repetition_penalty = 1.1};
+    ollama_request r = read_ok(OLLAMA_CHAT, "{\"model\":\"m\",\"options\":{\"top_k\":7,\"seed\":3}}");
+    expect_ok(ollama_request_options(&r, &makers, &err), err);
+    const lm_options *o = &r.request->options;
+    assert_true(o->temperature == 0.6f && o->min_p == 0.05f && o->repeat_penalty == 1.1f);
+    assert_true(o->top_k == 7 && o->seed == 3);
+    assert_true(o->top_p == 0.9f && o->typical_p == 1.0f && o->repeat_last_n == 64);
+    ollama_request_release(&r);
+    r = read_ok(OLLAMA_GENERATE, "{\"model\":\"m\"}");
+    expect_ok(ollama_request_options(&r, &silent, &err), err);
+    assert_true(r.request->options.temperature == 0.8f && r.request->options.top_k == 40);
+    ollama_request_release(&r);
+}
+
+/* Clients cut texts in the middle of a character; Go's decoder puts U+FFFD there, so we do. */
+static void broken_characters_become_replacements(void **state) {
+    (void)state;
+    const char *const cases[][2] = {
+        {"a\\ud83d b", "a\xef\xbf\xbd b"},
+        {"\\ude00", "\xef\xbf\xbd"},
+        {"\\ud83d\\ud83d\\ude00", "\xef\xbf\xbd\xf0\x9f\x98\x80"},
+        {"\\ud83d\\u0041", "\xef\xbf\xbd"
+                           "A"},
+        {"\\\\ud83d", "\\ud83d"},
+        {"x\xff\xfey", "x\xef\xbf\xbd\xef\xbf\xbdy"},
+        {"\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[200];
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"raw\":true,\"prompt\":\"%s\"}", cases[i][0]);
+        ollama_request r = read_ok(OLLAMA_GENERATE, body);
+        assert_string_equal(r.request->prompt, cases[i][1]);
+        ollama_request_release(&r);
+    }
+    refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"\\ud83d", LM_INVALID, "JSON");
 }
 
 static void parameters_are_counted_as_ollama_counts_them(void **state) {
@@ -257,6 +308,8 @@ int main(void) {
         cmocka_unit_test(format_is_json_or_a_schema),
         cmocka_unit_test(options_are_typed_and_others_ignored),
         cmocka_unit_test(a_wrong_option_is_told_late_and_as_500),
+        cmocka_unit_test(requests_count_more_than_makers_and_makers_more_than_defaults),
+        cmocka_unit_test(broken_characters_become_replacements),
         cmocka_unit_test(parameters_are_counted_as_ollama_counts_them),
     };
     return cmocka_run_group_tests_name("api.request", tests, NULL, NULL);

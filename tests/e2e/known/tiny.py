@@ -37,6 +37,10 @@ MODELS = {
                        script=[[ASSISTANT, "<think>", "\nhm, ", "well", "\n", "</think>", "\n\n", "Yes.", END]]),
     "tiny-fim": dict(template=PLAIN, special=["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
                      script=[["<|fim_middle|>", "return 1", END], [ASSISTANT, "fim", END]]),
+    # as "tiny", but its makers say how to sample and under which terms
+    "tiny-tuned": dict(template=PLAIN, script=[], license="Do as you like.\n\nBut be kind.\n",
+                       generation={"do_sample": True, "temperature": 0.0, "top_k": 20, "top_p": 0.95,
+                                   "repetition_penalty": 1.0}),
 }
 
 
@@ -127,6 +131,11 @@ def write(directory, model):
                 "model_max_length": 32768, "clean_up_tokenization_spaces": False}
     for name, value in (("config", config), ("tokenizer", tokenizer), ("tokenizer_config", settings)):
         (directory / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=1))
+    if "generation" in model:
+        (directory / "generation_config.json").write_text(json.dumps(model["generation"]))
+    if "license" in model:
+        (directory / "LICENSE.txt").write_text(model["license"])
+        (directory / "LICENSE.pdf").write_bytes(b"%PDF\0\xff")  # no text: not shown
     save_safetensors(directory / "model.safetensors", tensors(added, model["script"]))
 
 
