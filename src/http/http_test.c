@@ -104,20 +104,29 @@ static void handle(void *ctx, lm_http *x) {
     atomic_fetch_add(&b->handled, 1);
 }
 
-static int open_bench(void **state) {
+static int open_with_idle_time(void **state, uint32_t idle_seconds) {
     bench *b = lm_alloc(sizeof *b);
     lm_err err = {0};
     lm_server_config c = {.host = "127.0.0.1",
                           .max_body = 100000,
                           .max_backlog = 1 << 20,
                           .max_connections = 1500,
-                          .idle_seconds = 2,
+                          .idle_seconds = idle_seconds,
                           .n_workers = 2,
                           .handle = handle,
                           .ctx = b};
     expect_ok(lm_server_open(&b->server, &c, &err), err);
     *state = b;
     return 0;
+}
+
+static int open_bench(void **state) {
+    return open_with_idle_time(state, 2);
+}
+
+/* Longer than a test may run. */
+static int open_patient_bench(void **state) {
+    return open_with_idle_time(state, 3600);
 }
 
 static int close_bench(void **state) {
@@ -450,6 +459,29 @@ static void half_a_request_is_given_up_after_the_idle_time(void **state) {
     expect_text(ask(b, "GET /seen HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "200 OK");
 }
 
+/* Data and the end in one go, over and over: an end that comes together with data must be seen as well. */
+static void half_a_request_and_the_end_is_closed_at_once(void **state) {
+    enum { AT_ONCE = 40 };
+    bench *b = *state;
+    static const char whole[] = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n0123456789";
+    for (size_t round = 0; round < 8; round++) {
+        int fd[AT_ONCE];
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            size_t n = 1 + (i + round * AT_ONCE) % (sizeof whole - 1);
+            fd[i] = dial(b);
+            assert_int_equal(send(fd[i], whole, n / 2, MSG_NOSIGNAL), n / 2);
+            assert_int_equal(send(fd[i], whole + n / 2, n - n / 2, MSG_NOSIGNAL), n - n / 2);
+            assert_int_equal(shutdown(fd[i], SHUT_WR), 0);
+        }
+        for (size_t i = 0; i < AT_ONCE; i++) {
+            char byte;
+            assert_int_equal(recv(fd[i], &byte, 1, 0), 0); /* hangs, and the idle time is long, when unseen */
+            close(fd[i]);
+        }
+    }
+    assert_int_equal(atomic_load(&b->handled), 0);
+}
+
 static void a_thousand_idle_connections_do_not_keep_others_out(void **state) {
     enum { N = 1000 };
     bench *b = *state;
@@ -547,6 +579,8 @@ int main(void) {
         with_bench(a_client_who_leaves_in_a_stream_ends_it),
         with_bench(a_reader_that_takes_nothing_is_cut_off),
         with_bench(half_a_request_is_given_up_after_the_idle_time),
+        cmocka_unit_test_setup_teardown(half_a_request_and_the_end_is_closed_at_once, open_patient_bench,
+                                        close_bench),
         with_bench(a_thousand_idle_connections_do_not_keep_others_out),
         with_bench(a_quiesced_server_finishes_what_runs_and_takes_nothing_new),
         with_bench(closing_cuts_held_and_streaming_exchanges),

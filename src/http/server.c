@@ -346,7 +346,8 @@ lm_status lm_server_open(lm_server **out, const lm_server_config *config, lm_err
     if (st == LM_OK) st = start_threads(s, err);
     if (st != LM_OK) goto done;
 
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_AUTO | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
+    /* Not epoll: libmicrohttpd takes it edge-triggered and misses an end that comes together with data. */
+    unsigned flags = MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
     s->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED,
         on_completed, s, MHD_OPTION_CONNECTION_LIMIT, (unsigned)config->max_connections,
