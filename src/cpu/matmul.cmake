@@ -3,14 +3,18 @@
 set(LM_MATMUL_SRC act.c matmul_reference.c matmul_portable.c)
 set_source_files_properties(matmul_portable.c PROPERTIES COMPILE_OPTIONS "-O3")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-    set(lm_matmul_avx2 act_avx2.c matmul_avx2.c matmul_avx2_many.c matmul_avx2_plain.c)
+    set(lm_matmul_avx2 act_avx2.c matmul_avx2.c matmul_avx2_direct.c matmul_avx2_many.c matmul_avx2_plain.c)
     list(APPEND LM_MATMUL_SRC ${lm_matmul_avx2})
     set_source_files_properties(${lm_matmul_avx2} PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c")
-    list(APPEND LM_MATMUL_SRC matmul_avx512.c)
-    set_source_files_properties(matmul_avx512.c PROPERTIES COMPILE_OPTIONS
-        "-O3;-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni")
-    # This test runs the AVX-512 kernels on AVX2 through SIMDe where it is installed.
-    set_source_files_properties(matmul_avx512_test.c PROPERTIES COMPILE_OPTIONS "-O2;-mavx2;-mfma;-mf16c;-Wno-psabi")
+    set(lm_avx512 "-O3;-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vnni")
+    list(APPEND LM_MATMUL_SRC matmul_avx512.c matmul_avx512_direct.c matmul_avx512_bf16.c)
+    set_source_files_properties(matmul_avx512.c matmul_avx512_direct.c PROPERTIES COMPILE_OPTIONS "${lm_avx512}")
+    set_source_files_properties(matmul_avx512_bf16.c PROPERTIES COMPILE_OPTIONS "${lm_avx512};-mavx512bf16")
+    # This test runs the AVX-512 kernels on AVX2 through SIMDe where it is installed; it costs too much under sanitizers.
+    set_source_files_properties(matmul_avx512_test.c PROPERTIES COMPILE_OPTIONS "-O1;-mavx2;-mfma;-mf16c;-Wno-psabi")
+    if(LM_SANITIZE)
+        set_source_files_properties(matmul_avx512_test.c PROPERTIES COMPILE_DEFINITIONS LM_NO_EMULATION)
+    endif()
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     list(APPEND LM_MATMUL_SRC act_neon.c matmul_neon.c matmul_neon_dot.c matmul_neon_i8mm.c)
     set_source_files_properties(act_neon.c matmul_neon.c PROPERTIES COMPILE_OPTIONS "-O3")
@@ -20,7 +24,7 @@ endif()
 # Unrolled kernels under the sanitizers take minutes each to compile. Heap and globals stay checked; their own stack arrays,
 # all of fixed size, and undefined behaviour are what the portable version of the same arithmetic is checked for.
 if(LM_SANITIZE MATCHES address AND CMAKE_C_COMPILER_ID STREQUAL GNU)
-    foreach(file ${lm_matmul_avx2} matmul_avx512.c matmul_avx512_test.c)
+    foreach(file ${lm_matmul_avx2} matmul_avx512.c matmul_avx512_direct.c matmul_avx512_bf16.c)
         set_property(SOURCE ${file} APPEND PROPERTY COMPILE_OPTIONS --param asan-stack=0 -fno-sanitize=undefined)
     endforeach()
 endif()

@@ -12,9 +12,11 @@
  * a multiple of 64; y, codes, scales and biases need no alignment at all.
  *
  * Arithmetic of every set but the reference, for quantised matrices: x̂ = d[b] * q with q in [-127, 127] and
- * d[b] = max|x| / 127 per block b of 32 columns, then y = Σ_b d[b] * scale * (Σ code * q) + Σ_g bias * (Σ x̂
- * in g), the inner sum exact in integers. Sets differ only in the order of the float sums. Plain matrices
- * (f32, f16, bf16) use x as it is. A block with an infinity or NaN in it makes the rows' results NaN.
+ * d[b] = max|x| / 127 per block b of 32 columns, then y = Σ_g bias * (Σ x̂ in g) + Σ_b scale * d[b] * (Σ code
+ * * q), the inner sum exact in integers. The float sums are formed from the first column to the last, a
+ * group's bias before its blocks, so that a row of x gives the same bits alone and among any others. Plain
+ * matrices (f32, f16, bf16) use x as it is. A block with an infinity or NaN in it makes the rows' results
+ * NaN.
  *
  * Shapes: cols of a quantised matrix is a multiple of its group; cols of a plain one is free.
  */
@@ -44,6 +46,9 @@ lm_matmul_fn lm_matmul_portable;
 void lm_act_prepare_avx2(uint32_t kind, const float *x, uint32_t cols, void *act);
 lm_matmul_fn lm_matmul_avx2;
 lm_matmul_fn lm_matmul_avx512; /* AVX-512 F, BW, VL, DQ and VNNI */
+uint32_t lm_act_kind_avx512_bf16(const lm_matrix *w);
+void lm_act_prepare_avx512_bf16(uint32_t kind, const float *x, uint32_t cols, void *act);
+lm_matmul_fn lm_matmul_avx512_bf16; /* and BF16 */
 #endif
 #if defined(__aarch64__)
 void lm_act_prepare_neon(uint32_t kind, const float *x, uint32_t cols, void *act);

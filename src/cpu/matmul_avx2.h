@@ -139,29 +139,7 @@ LM_INLINE __m256 load_e8m0_half(const uint8_t *row, uint32_t i, uint32_t n) {
     return _mm256_castsi256_ps(v);
 }
 
-/* Scales and biases of groups g..g+7 of a row, as the integer kernels use them. bits 8 as signed codes (code
- * - 128) when `centred`: 128 * scale moves into the bias. */
-LM_INLINE void load_scales(const lm_matrix *w, const lm_expert *e, uint32_t row, uint32_t g,
-                           uint32_t n_groups, bool centred, __m256 *scales, __m256 *biases) {
-    const uint8_t *s = e->scales + row * e->scales_row;
-    if (w->quant.kind == LM_QUANT_MXFP4) {
-        *scales = load_e8m0_half(s, g, n_groups);
-        *biases = _mm256_mul_ps(*scales, _mm256_set1_ps(-(float)LM_MXFP4_ZERO));
-        return;
-    }
-    *scales = load_numbers(w->dtype, s, g, n_groups);
-    *biases = load_numbers(w->dtype, e->biases + row * e->scales_row, g, n_groups);
-    if (centred) *biases = _mm256_fmadd_ps(*scales, _mm256_set1_ps(128.0f), *biases);
-}
-
-/* ---- sums and turns -------------------------------------------------------------------------------------
- */
-
-LM_INLINE float sum_floats(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
+/* ---- turns ------------------------------------------------------------------------------------------- */
 
 /* 8 x 8 matrix of 32-bit lanes: out of 8 rows, 8 columns. */
 LM_INLINE void transpose8(__m256i r[8]) {
@@ -182,10 +160,76 @@ LM_INLINE void transpose8(__m256i r[8]) {
     }
 }
 
+/* 8 x 8 numbers of 16 bits in each half: out of 8 rows, 8 columns. */
+LM_INLINE void transpose8_16(__m256i r[8]) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 4; i++) {
+        a[2 * i] = _mm256_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_unpacklo_epi32(a[i + j], a[i + j + 2]);
+            b[i + 2 * j + 1] = _mm256_unpackhi_epi32(a[i + j], a[i + j + 2]);
+        }
+    for (int i = 0; i < 4; i++) {
+        r[2 * i] = _mm256_unpacklo_epi64(b[i], b[i + 4]);
+        r[2 * i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 4]);
+    }
+}
+
+LM_INLINE __m256 widen_number(lm_dtype dtype, __m128i v) {
+    return dtype == LM_F16 ? _mm256_cvtph_ps(v)
+                           : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+}
+
+/* Scales and biases of groups g..g+7 of eight rows of W: number i of group g + j at scales[j * stride + i].
+ * Of groups from n_groups on they are numbers that mean nothing. All on 32 bytes, stride a multiple of 8. */
+LM_INLINE void load_span(const lm_matrix *w, const lm_expert *e, const uint32_t row[8], uint32_t g,
+                         uint32_t n_groups, float *scales, float *biases, size_t stride) {
+    __m256i r[8], b[8];
+    bool whole = g + 8 <= n_groups;
+    if (w->quant.kind == LM_QUANT_AFFINE && w->dtype != LM_F32) {
+        for (int i = 0; i < 8; i++) {
+            const uint8_t *s = e->scales + row[i] * e->scales_row + 2 * g;
+            const uint8_t *z = e->biases + row[i] * e->scales_row + 2 * g;
+            uint8_t part[2][16] = {{0}};
+            if (!whole) {
+                s = memcpy(part[0], s, 2 * (n_groups - g));
+                z = memcpy(part[1], z, 2 * (n_groups - g));
+            }
+            r[i] = two_lanes(s, z);
+        }
+        transpose8_16(r);
+        for (int j = 0; j < 8; j++) {
+            _mm256_store_ps(scales + j * stride, widen_number(w->dtype, _mm256_castsi256_si128(r[j])));
+            _mm256_store_ps(biases + j * stride, widen_number(w->dtype, _mm256_extracti128_si256(r[j], 1)));
+        }
+        return;
+    }
+    for (int i = 0; i < 8; i++) {
+        const uint8_t *s = e->scales + row[i] * e->scales_row;
+        if (w->quant.kind == LM_QUANT_MXFP4) {
+            __m256 v = load_e8m0_half(s, g, n_groups);
+            r[i] = _mm256_castps_si256(v);
+            b[i] = _mm256_castps_si256(_mm256_mul_ps(v, _mm256_set1_ps(-(float)LM_MXFP4_ZERO)));
+        } else {
+            r[i] = _mm256_castps_si256(load_numbers(w->dtype, s, g, n_groups));
+            b[i] =
+                _mm256_castps_si256(load_numbers(w->dtype, e->biases + row[i] * e->scales_row, g, n_groups));
+        }
+    }
+    transpose8(r);
+    transpose8(b);
+    for (int j = 0; j < 8; j++) {
+        _mm256_store_ps(scales + j * stride, _mm256_castsi256_ps(r[j]));
+        _mm256_store_ps(biases + j * stride, _mm256_castsi256_ps(b[j]));
+    }
+}
+
 /* The kernels behind lm_matmul_avx2, by shape; arguments as there. */
-lm_matmul_fn lm_matmul_avx2_one;   /* quantised, 1 row of x */
-lm_matmul_fn lm_matmul_avx2_few;   /* quantised, 1 to 4 rows */
-lm_matmul_fn lm_matmul_avx2_many;  /* quantised, 5 and more */
-lm_matmul_fn lm_matmul_avx2_plain; /* f32, f16, bf16 */
+lm_matmul_fn lm_matmul_avx2_direct; /* quantised, 1 to 4 rows of x */
+lm_matmul_fn lm_matmul_avx2_many;   /* quantised, 3 and more */
+lm_matmul_fn lm_matmul_avx2_plain;  /* f32, f16, bf16 */
 
 #endif

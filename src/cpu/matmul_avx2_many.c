@@ -78,18 +78,35 @@ LM_INLINE void add_steps(flavour f, int rows, size_t i, size_t first, size_t ste
         }
 }
 
-/* Block i of the unit at column `at` of the chunk for `rows` rows of x: y += scale * d * Σ code * q. */
-LM_INLINE void add_block(flavour f, int rows, size_t i, const uint8_t *codes, const char *const *x, size_t at,
-                         size_t d_at, const float *scales, float *y) {
+/* Where a block's numbers are: offsets in a row of x, and in the tile. */
+typedef struct block_place {
+    size_t at, d_at, sums_at; /* the unit's codes, its first block's scale, the group's sum */
+    const float *scales;      /* (16) of the group */
+    const float *biases;      /* (16) where the block is the group's first, else NULL */
+} block_place;
+
+/* Block i of a unit for `rows` rows of x: y += bias * sum of x̂ over the group, once, + scale * d * Σ code *
+ * q. */
+LM_INLINE void add_block(flavour f, int rows, size_t i, const uint8_t *codes, const char *const *x,
+                         const block_place *p, float *y) {
     __m256i sum[ROWS][2];
     size_t steps = f == NATURAL2 ? 2 : f == NATURAL4 || f == HALVES4 ? 4 : 8;
 #pragma GCC unroll 4
-    for (size_t s = 0; s < 8; s += steps) add_steps(f, rows, i, s, steps, codes, x, at, 1, s > 0, sum);
-    if (f == NATURAL_SPLIT) add_steps(f, rows, i, 0, 8, codes + BLOCK_BYTES, x, at, 16, true, sum);
-    __m256 s0 = _mm256_load_ps(scales), s1 = _mm256_load_ps(scales + 8);
+    for (size_t s = 0; s < 8; s += steps) add_steps(f, rows, i, s, steps, codes, x, p->at, 1, s > 0, sum);
+    if (f == NATURAL_SPLIT) add_steps(f, rows, i, 0, 8, codes + BLOCK_BYTES, x, p->at, 16, true, sum);
+    if (p->biases) {
+        __m256 b0 = _mm256_load_ps(p->biases), b1 = _mm256_load_ps(p->biases + 8);
+#pragma GCC unroll 6
+        for (int m = 0; m < rows; m++) {
+            __m256 xm = _mm256_broadcast_ss((const float *)(const void *)(x[m] + p->sums_at));
+            _mm256_store_ps(y + m * TILE, _mm256_fmadd_ps(b0, xm, _mm256_load_ps(y + m * TILE)));
+            _mm256_store_ps(y + m * TILE + 8, _mm256_fmadd_ps(b1, xm, _mm256_load_ps(y + m * TILE + 8)));
+        }
+    }
+    __m256 s0 = _mm256_load_ps(p->scales), s1 = _mm256_load_ps(p->scales + 8);
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++) {
-        __m256 dm = _mm256_broadcast_ss((const float *)(const void *)(x[m] + d_at + i * sizeof(float)));
+        __m256 dm = _mm256_broadcast_ss((const float *)(const void *)(x[m] + p->d_at + i * sizeof(float)));
         __m256 y0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][0]), _mm256_mul_ps(s0, dm),
                                     _mm256_load_ps(y + m * TILE));
         __m256 y1 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[m][1]), _mm256_mul_ps(s1, dm),
@@ -100,62 +117,40 @@ LM_INLINE void add_block(flavour f, int rows, size_t i, const uint8_t *codes, co
     }
 }
 
-/* The biases' share of the chunk: Σ_g bias[g] * (sum of x̂ over g). */
-LM_INLINE void add_biases(int rows, const tile *t, const float *const *sums, __m256 (*y)[2]) {
-    for (uint32_t g = 0; g < t->blocks >> t->group_shift; g++) {
-        __m256 b0 = _mm256_load_ps(t->biases + g * TILE), b1 = _mm256_load_ps(t->biases + g * TILE + 8);
-#pragma GCC unroll 6
-        for (int m = 0; m < rows; m++) {
-            __m256 x = _mm256_broadcast_ss(sums[m] + g);
-            y[m][0] = _mm256_fmadd_ps(b0, x, y[m][0]);
-            y[m][1] = _mm256_fmadd_ps(b1, x, y[m][1]);
-        }
-    }
-}
-
 /* y (rows, 16) of one tile; `add` to what is there. Only `width` of the 16 are stored. */
 LM_INLINE void multiply_tile(flavour f, int rows, const tile *t, uint32_t cols, const char *acts,
                              size_t act_stride, float *out, size_t y_stride, uint32_t width, bool add) {
     const char *x[ROWS];
-    const float *sums[ROWS];
-    __m256 y[ROWS][2];
-    float edge[TILE];
+    /* Sums in memory: the loop has no registers for them, and a compiler that doesn't know where they are
+     * can't try. */
+    float sums[ROWS * TILE] __attribute__((aligned(32)));
+    float *y = sums;
+    __asm__("" : "+r"(y));
     for (int m = 0; m < rows; m++) {
-        const char *row = acts + m * act_stride;
-        x[m] = row;
-        sums[m] = (const float *)(const void *)(row + lm_act_sums_at(cols)) +
-                  (t->first / LM_ACT_BLOCK >> t->group_shift);
-        y[m][0] = y[m][1] = _mm256_setzero_ps();
-        if (!add) continue;
-        const float *from = out + m * y_stride;
-        if (width < TILE) from = memcpy(edge, from, width * sizeof(float));
-        y[m][0] = _mm256_loadu_ps(from);
-        y[m][1] = _mm256_loadu_ps(from + 8);
+        x[m] = acts + m * act_stride;
+        if (add)
+            memcpy(y + m * TILE, out + m * y_stride, width * sizeof(float));
+        else
+            memset(y + m * TILE, 0, TILE * sizeof(float));
     }
-    add_biases(rows, t, sums, y);
     size_t block_bytes = f == NATURAL_SPLIT ? 2 * BLOCK_BYTES : BLOCK_BYTES;
-    uint32_t unit = unit_blocks(layout_of(f));
+    uint32_t unit = unit_blocks(layout_of(f)), first = t->first / LM_ACT_BLOCK;
     const uint8_t *codes = t->codes;
-    /* In memory: the loop has no registers for them, and a compiler that doesn't know where they are can't
-     * try. */
-    float sums_here[ROWS * TILE] __attribute__((aligned(32)));
-    float *yp = sums_here;
-    __asm__("" : "+r"(yp));
-    for (int m = 0; m < rows; m++)
-        _mm256_store_ps(yp + m * TILE, y[m][0]), _mm256_store_ps(yp + m * TILE + 8, y[m][1]);
-    size_t at = t->first, d_at = lm_act_scales_at(cols) + at / LM_ACT_BLOCK * sizeof(float);
-    for (uint32_t b = 0; b < t->blocks; b += unit, at += unit * LM_ACT_BLOCK, d_at += unit * sizeof(float))
+    for (uint32_t b = 0; b < t->blocks; b += unit)
 #pragma GCC unroll 4
-        for (uint32_t i = 0; i < unit; i++, codes += block_bytes)
-            add_block(f, rows, i, codes, x, at, d_at, t->scales + ((b + i) >> t->group_shift) * TILE, yp);
-    for (int m = 0; m < rows; m++)
-        y[m][0] = _mm256_load_ps(yp + m * TILE), y[m][1] = _mm256_load_ps(yp + m * TILE + 8);
-    for (int m = 0; m < rows; m++) {
-        float *to = out + m * y_stride;
-        _mm256_storeu_ps(width < TILE ? edge : to, y[m][0]);
-        _mm256_storeu_ps(width < TILE ? edge + 8 : to + 8, y[m][1]);
-        if (width < TILE) memcpy(to, edge, width * sizeof(float));
-    }
+        for (uint32_t i = 0; i < unit; i++, codes += block_bytes) {
+            uint32_t g = (b + i) >> t->group_shift;
+            bool opens = ((b + i) & ((1u << t->group_shift) - 1)) == 0;
+            block_place p = {
+                .at = t->first + (size_t)b * LM_ACT_BLOCK,
+                .d_at = lm_act_scales_at(cols) + (first + b) * sizeof(float),
+                .sums_at = lm_act_sums_at(cols) + ((first >> t->group_shift) + g) * sizeof(float),
+                .scales = t->scales + g * TILE,
+                .biases = opens ? t->biases + g * TILE : NULL,
+            };
+            add_block(f, rows, i, codes, x, &p, y);
+        }
+    for (int m = 0; m < rows; m++) memcpy(out + m * y_stride, y + m * TILE, width * sizeof(float));
 }
 
 typedef void tile_fn(const tile *t, uint32_t cols, const char *acts, size_t act_stride, float *out,

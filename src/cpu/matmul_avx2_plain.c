@@ -3,6 +3,7 @@
  * Few rows of x: each row of W is read once, 8 numbers at a time. More: 16 rows of W are turned in scratch
  * into (columns, 16) floats, and 6 rows of x by 16 of W stay in registers.
  */
+#include "cpu/avx2.h"
 #include "cpu/matmul_avx2.h"
 
 enum { TILE = 16, ROWS = 6, FEW = 3, CHUNK = 256 /* columns */ };
@@ -38,7 +39,7 @@ LM_INLINE void few(lm_dtype dtype, int rows, const uint8_t *row, uint32_t cols, 
         for (int m = 0; m < rows; m++)
             sum[m][0] = _mm256_fmadd_ps(w0, x8(acts + m * act_stride, k, cols), sum[m][0]);
     }
-    for (int m = 0; m < rows; m++) y[m * y_stride] = sum_floats(_mm256_add_ps(sum[m][0], sum[m][1]));
+    for (int m = 0; m < rows; m++) y[m * y_stride] = avx2_sum(_mm256_add_ps(sum[m][0], sum[m][1]));
 }
 
 LM_INLINE void few_of(lm_dtype dtype, const uint8_t *row, uint32_t cols, const char *acts, size_t act_stride,

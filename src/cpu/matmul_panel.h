@@ -63,7 +63,7 @@ LM_INLINE void put_halves(__m256i even[8], __m256i odd[8], uint8_t *to) {
 /* Codes of 8 rows of W, columns [first, first + 32 * blocks), to their half of the tile. `tail`: the blocks
  * after the last whole unit of the layout. `split`: 8-bit codes as two halves. */
 LM_INLINE void unpack_rows(int bits, bool tail, const uint8_t *const row[8], uint32_t first, uint32_t blocks,
-                           bool split, uint8_t *to) {
+                           bool split, size_t ahead, uint8_t *to) {
     uint32_t real_bits = bits == LM_BITS_MXFP4 ? 4 : (uint32_t)bits;
     size_t at = (size_t)first * real_bits / 8;
     __m256i r[8], o[8], q[4][8];
@@ -71,6 +71,7 @@ LM_INLINE void unpack_rows(int bits, bool tail, const uint8_t *const row[8], uin
         if (bits == 2 && !tail) {
             for (int i = 0; i < 8; i++) {
                 __m256i four[4];
+                _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
                 unpack_quarters(row[i] + at, four);
                 for (int j = 0; j < 4; j++) q[j][i] = four[j];
             }
@@ -82,16 +83,21 @@ LM_INLINE void unpack_rows(int bits, bool tail, const uint8_t *const row[8], uin
             }
             at += 32, b += 4, to += 4 * BLOCK_BYTES;
         } else if ((bits == 3 || bits == 4 || bits == LM_BITS_MXFP4) && !tail) {
-            for (int i = 0; i < 8; i++) unpack_halves(bits, row[i] + at, &r[i], &o[i]);
+            for (int i = 0; i < 8; i++) {
+                _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+                unpack_halves(bits, row[i] + at, &r[i], &o[i]);
+            }
             put_halves(r, o, to);
             at += 8 * real_bits, b += 2, to += 2 * BLOCK_BYTES;
         } else {
-            for (int i = 0; i < 8; i++)
+            for (int i = 0; i < 8; i++) {
+                _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
                 r[i] = bits == 2   ? unpack_quarters_tail(row[i] + at)
                        : bits == 5 ? unpack_5(row[i] + at)
                        : bits == 6 ? unpack_6(row[i] + at)
                        : bits == 8 ? load256(row[i] + at)
                                    : unpack_halves_tail(bits, row[i] + at);
+            }
             if (bits == 8 && split)
                 put_split(r, to), to += BLOCK_BYTES;
             else
@@ -104,22 +110,8 @@ LM_INLINE void unpack_rows(int bits, bool tail, const uint8_t *const row[8], uin
 /* Scales and biases of 8 rows, groups [g, g + n), to their half of the tile. */
 static inline void unpack_scales(const lm_matrix *w, const lm_expert *e, const uint32_t row[8], uint32_t g,
                                  uint32_t n, float *scales, float *biases) {
-    uint32_t n_groups = w->cols / w->quant.group;
-    for (uint32_t i = 0; i < n; i += 8) {
-        __m256i s[8], b[8];
-        for (int r = 0; r < 8; r++) {
-            __m256 sr, br;
-            load_scales(w, e, row[r], g + i, n_groups, false, &sr, &br);
-            s[r] = _mm256_castps_si256(sr);
-            b[r] = _mm256_castps_si256(br);
-        }
-        transpose8(s);
-        transpose8(b);
-        for (int k = 0; k < 8; k++) {
-            _mm256_store_si256((__m256i *)(void *)(scales + (i + k) * TILE), s[k]);
-            _mm256_store_si256((__m256i *)(void *)(biases + (i + k) * TILE), b[k]);
-        }
-    }
+    for (uint32_t i = 0; i < n; i += 8)
+        load_span(w, e, row, g + i, w->cols / w->quant.group, scales + i * TILE, biases + i * TILE, TILE);
 }
 
 /* Rows [n, n + 16) of W, repeating the last row below n1. */
@@ -136,30 +128,30 @@ static inline void unpack_tile(const lm_matrix *w, const lm_expert *e, uint32_t 
         switch (w->quant.kind == LM_QUANT_MXFP4 ? (uint32_t)LM_BITS_MXFP4 : w->quant.bits) {
         case 2:
             if (tail)
-                unpack_rows(2, true, row, t->first, t->blocks, split, to);
+                unpack_rows(2, true, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             else
-                unpack_rows(2, false, row, t->first, t->blocks, split, to);
+                unpack_rows(2, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             break;
         case 3:
             if (tail)
-                unpack_rows(3, true, row, t->first, t->blocks, split, to);
+                unpack_rows(3, true, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             else
-                unpack_rows(3, false, row, t->first, t->blocks, split, to);
+                unpack_rows(3, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             break;
         case 4:
             if (tail)
-                unpack_rows(4, true, row, t->first, t->blocks, split, to);
+                unpack_rows(4, true, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             else
-                unpack_rows(4, false, row, t->first, t->blocks, split, to);
+                unpack_rows(4, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             break;
-        case 5: unpack_rows(5, false, row, t->first, t->blocks, split, to); break;
-        case 6: unpack_rows(6, false, row, t->first, t->blocks, split, to); break;
-        case 8: unpack_rows(8, false, row, t->first, t->blocks, split, to); break;
+        case 5: unpack_rows(5, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to); break;
+        case 6: unpack_rows(6, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to); break;
+        case 8: unpack_rows(8, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to); break;
         default:
             if (tail)
-                unpack_rows(LM_BITS_MXFP4, true, row, t->first, t->blocks, split, to);
+                unpack_rows(LM_BITS_MXFP4, true, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
             else
-                unpack_rows(LM_BITS_MXFP4, false, row, t->first, t->blocks, split, to);
+                unpack_rows(LM_BITS_MXFP4, false, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
         }
         unpack_scales(w, e, index, t->first / w->quant.group, t->blocks >> t->group_shift, scales + 8 * half,
                       biases + 8 * half);
