@@ -26,6 +26,7 @@ uint32_t lm_act_kind(const lm_matrix *w) {
 
 size_t lm_act_bytes(uint32_t kind, uint32_t cols) {
     if (kind == LM_ACT_F32) return ((size_t)cols * sizeof(float) + 63) / 64 * 64;
+    if (kind == LM_ACT_BF16) return (size_t)lm_round_up(cols, 32) * 2 * sizeof(uint16_t);
     return lm_act_sums_at(cols) + lm_round_up(cols / lm_act_group(kind), 16) * sizeof(float);
 }
 

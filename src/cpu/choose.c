@@ -37,6 +37,9 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+static bool has_avx512_bf16(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 #define X86(name) &lm_kernels_##name, has_##name
 #else
 #define X86(name) NULL, NULL
@@ -77,9 +80,13 @@ static bool never(void) {
 #define ANY(name) &lm_kernels_##name, always
 
 static const choice choices[] = {
-    {"avx512", X86(avx512)},       {"avx2", X86(avx2)},
-    {"neon-i8mm", ARM(neon_i8mm)}, {"neon-dotprod", ARM(neon_dotprod)},
-    {"neon", ARM(neon)},           {"portable", ANY(portable)},
+    {"avx512-bf16", X86(avx512_bf16)},
+    {"avx512", X86(avx512)},
+    {"avx2", X86(avx2)},
+    {"neon-i8mm", ARM(neon_i8mm)},
+    {"neon-dotprod", ARM(neon_dotprod)},
+    {"neon", ARM(neon)},
+    {"portable", ANY(portable)},
     {"reference", ANY(reference)},
 };
 #define N_CHOICES (sizeof choices / sizeof *choices)

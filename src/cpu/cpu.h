@@ -4,8 +4,8 @@
  * Feature sets (lm_device_config.features, --cpu-features): "reference" is exact: f32 activations, f32 keys
  * and values, weights dequantised one by one; what everything else is measured against. "portable" is plain C
  * with the same arithmetic as the fast ones: 8-bit activations, f16 keys and values. "avx2", "avx512",
- * "neon", "neon-dotprod" and "neon-i8mm" are that with intrinsics; each name says what the processor must
- * have.
+ * "avx512-bf16", "neon", "neon-dotprod" and "neon-i8mm" are that with intrinsics; each name says what the
+ * processor must have.
  */
 #ifndef LM_CPU_H
 #define LM_CPU_H

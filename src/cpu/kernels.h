@@ -59,7 +59,7 @@ extern const lm_kernels lm_kernels_reference;
 extern const lm_kernels lm_kernels_portable;
 #if defined(__x86_64__)
 extern const lm_kernels lm_kernels_avx2;
-extern const lm_kernels lm_kernels_avx512;
+extern const lm_kernels lm_kernels_avx512, lm_kernels_avx512_bf16;
 #endif
 #if defined(__aarch64__)
 extern const lm_kernels lm_kernels_neon, lm_kernels_neon_dotprod, lm_kernels_neon_i8mm;

@@ -3,27 +3,13 @@
  * Many rows of x: panels as in matmul_avx2_many.c, but a step is one register (4 codes of 16 rows of W) and
  * one vpdpbusd, which adds 4 products at a time to sums of 32 bits: nothing can saturate (a block's sum is at
  * most 32 * 255 * 127), 8-bit codes need no halves, and 8 rows of x by 16 of W fill 8 registers with sums and
- * 8 with floats. Up to 4 rows of x, and plain matrices, are limited by memory: the AVX2 kernels already read
- * at its speed.
+ * 8 with floats. Few rows of x: matmul_avx512_direct.c. Plain matrices are AVX2's, but for bf16 where the
+ * processor multiplies them itself (matmul_avx512_bf16.c).
  */
-#if defined(LM_AVX512_EMULATED) /* matmul_avx512_test.c, where the processor has no AVX-512 */
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <string.h>
-/* The one instruction here that SIMDe 0.7 doesn't know. */
-static simde__m512 convert_lanes(simde__m512i v) {
-    int32_t from[16];
-    float to[16];
-    memcpy(from, &v, sizeof from);
-    for (int i = 0; i < 16; i++) to[i] = (float)from[i];
-    return simde_mm512_loadu_ps(to);
-}
-#define _mm512_cvtepi32_ps convert_lanes
-#endif
-
+#include "cpu/matmul_avx512.h"
 #include "cpu/matmul_panel.h"
 
-enum { MOST_FEW = 4, ROWS = 8, SCRATCH_CODES = CHUNK * PANEL };
+enum { ROWS = 8, SCRATCH_CODES = CHUNK * PANEL };
 
 LM_INLINE __m512i broadcast4(const char *p) {
     int32_t v;
@@ -129,8 +115,9 @@ static void multiply_panel(const lm_matrix *w, const lm_expert *e, lm_act_layout
     }
 }
 
-static void many(const lm_matrix *w, uint32_t expert, const char *acts, size_t act_stride, uint32_t n_rows,
-                 uint32_t n0, uint32_t n1, float *y, size_t y_stride, void *scratch) {
+void lm_matmul_avx512_many(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
+                           uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
+                           void *scratch) {
     lm_expert e = lm_expert_of(w, expert);
     lm_act_layout layout = lm_act_layout_of(lm_act_kind(w));
     uint32_t unit = unit_blocks(layout) * LM_ACT_BLOCK,
@@ -149,8 +136,8 @@ static void many(const lm_matrix *w, uint32_t expert, const char *acts, size_t a
 
 void lm_matmul_avx512(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
                       uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride, void *scratch) {
-    if (n_rows <= MOST_FEW || w->quant.kind == LM_QUANT_NONE)
-        lm_matmul_avx2(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
-    else
-        many(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
+    lm_matmul_fn *kernel = w->quant.kind == LM_QUANT_NONE ? lm_matmul_avx2
+                           : n_rows <= LM_AVX512_FEW      ? lm_matmul_avx512_direct
+                                                          : lm_matmul_avx512_many;
+    kernel(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
 }

@@ -29,8 +29,9 @@ enum { LM_ACT_BLOCK = 32 };
 
 typedef enum lm_act_layout { LM_ACT_NATURAL, LM_ACT_HALVES, LM_ACT_QUARTERS } lm_act_layout;
 
-/* Kinds: 0 is plain floats; the others are 1 + layout * 3 + log2(group / 32). */
-enum { LM_ACT_F32 = 0 };
+/* Kinds: 0 is plain floats, 10 pairs of bf16 (matmul_avx512_bf16.c); the others are 1 + layout * 3 +
+ * log2(group / 32). */
+enum { LM_ACT_F32 = 0, LM_ACT_BF16 = 10 };
 
 static inline uint32_t lm_act_group(uint32_t kind) {
     return 32u << ((kind - 1) % 3);
