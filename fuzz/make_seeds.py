@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the small files that the safetensors and GGUF fuzz targets start from: fuzz/corpus/{safetensors,gguf}.
+"""Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,gguf,text}.
 
     python3 fuzz/make_seeds.py
 
@@ -99,6 +99,21 @@ def main():
     put("gguf", "phi3", model("phi3", bpe + [u32("phi3.rope.scaling.original_context_length", 32)], [("rope_factors_long.weight", 0, [8], struct.pack("<8f", *[1.5] * 8)),
                                           ("rope_factors_short.weight", 0, [8], struct.pack("<8f", *[1.0] * 8)),
                                           ("blk.0.attn_qkv.weight", 1, [32, 1], bytes(64))]))
+
+    call = '{"name": "f", "arguments": {"a": [1, "</tool_call>"]}}'
+    for name, which, flags, stop, answer in (
+            ("plain", 0, 0, "stop", "caf\u00e9 \U0001f642 s\x02 sto"), ("broken", 0, 0, "", b"\xf0\x9f\x99 \xe2\x82\xff\x80"),
+            ("think", 0, 1, "", "<think>\nhm </thi\n\n</think>\n\nyes </think>"), ("opened", 0, 3, "", "hm\n</think>\nyes"),
+            ("call", 0, 5, "", f"<think>x</think>Sure.\n<tool_call>\n{call}\n</tool_call>\n<tool_call>no</tool_call> end"),
+            ("bare", 0, 4, "", f"  {call}; {call}\nrest"), ("mistral", 1, 5, "", f"[THINK]a[/THINK][TOOL_CALLS][{call}]"),
+            ("mistral-names", 1, 4, "", '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g{"b": 2}'),
+            ("llama", 2, 4, "", '<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g"}'),
+            ("many", 3, 5, "", f"<seed:think>t</seed:think><|tool_call|>[{call}]<|/tool_call|><|tool_call_start|>[f(a=1)]<|tool_call_end|>"),
+            ("harmony", 4, 5, "", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+             '<|constrain|>json<|message|>{"a":1}<|call|><|start|>assistant<|channel|>final<|message|>yes<|return|>'),
+            ("harmony-left", 4, 1, "", "assistant says <|message|>x")):
+        answer = answer if isinstance(answer, bytes) else answer.encode()
+        put("text", name, bytes([which, flags, 7, len(stop)]) + stop.encode() + answer)
 
 
 if __name__ == "__main__":

@@ -44,22 +44,28 @@ static void read_header(lm_parser *p, lm_str header) {
         p->part = LM_PART_THINKING;
 }
 
+/* A header begins with a tag, with the role that stands before one, or with white space. What it is must be
+ * decided by the same bytes however the answer is cut: by the first ones, and by a length. */
+static bool is_header(const lm_str text) {
+    static const char role[] = "assistant";
+    size_t n = text.len < sizeof role - 1 ? text.len : sizeof role - 1;
+    return text.ptr[0] == '<' || !memcmp(text.ptr, role, n) || parser_blanks(text.ptr, 1);
+}
+
 static bool step_channel(lm_parser *p, bool last) {
-    char *end = memmem(p->held.ptr, p->held.len, message_tag, sizeof message_tag - 1);
-    if (!end) {
-        bool tag = p->held.ptr[0] == '<' ||
-                   !memcmp(p->held.ptr, "assistant", p->held.len < 9 ? p->held.len : 9) ||
-                   parser_blanks(p->held.ptr, p->held.len);
-        if (tag && p->held.len < MAX_HEADER) {
-            if (last) parser_drop(p, p->held.len); /* a header without a message: nothing to show */
-            return false;
-        }
-        p->part = LM_PART_CONTENT; /* the model has left the form: show its text */
+    lm_str text = {p->held.ptr, p->held.len < MAX_HEADER ? p->held.len : MAX_HEADER};
+    char *end = is_header(text) ? memmem(text.ptr, text.len, message_tag, sizeof message_tag - 1) : NULL;
+    if (end) {
+        read_header(p, (lm_str){p->held.ptr, (size_t)(end - p->held.ptr)});
+        parser_drop(p, (size_t)(end - p->held.ptr) + sizeof message_tag - 1);
         p->mode = MODE_MESSAGE;
         return true;
     }
-    read_header(p, (lm_str){p->held.ptr, (size_t)(end - p->held.ptr)});
-    parser_drop(p, (size_t)(end - p->held.ptr) + sizeof message_tag - 1);
+    if (is_header(text) && text.len < MAX_HEADER) {
+        if (last) parser_drop(p, p->held.len); /* a header without a message: nothing to show */
+        return false;
+    }
+    p->part = LM_PART_CONTENT; /* the model has left the form: show its text */
     p->mode = MODE_MESSAGE;
     return true;
 }

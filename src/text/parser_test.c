@@ -268,6 +268,8 @@ static void channels_are_told_apart(void **state) {
                  "C(I will look.)");
     expect_parts(t, true, false, true, "Out of form.", "C(Out of form.)");
     expect_parts(t, true, false, false, "<|channel|>final", "");
+    expect_parts(t, true, false, false, "assitsant says <|message|>x", "C(assitsant says <|message|>x)");
+    expect_parts(t, true, false, false, "Well<|message|>x", "C(Well<|message|>x)");
     lm_text_close(t);
 }
 
