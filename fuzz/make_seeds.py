@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,gguf,text}.
+"""Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,gguf,text,
+opening}.
 
     python3 fuzz/make_seeds.py
 
@@ -114,6 +115,28 @@ def main():
             ("harmony-left", 4, 1, "", "assistant says <|message|>x")):
         answer = answer if isinstance(answer, bytes) else answer.encode()
         put("text", name, bytes([which, flags, 7, len(stop)]) + stop.encode() + answer)
+
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokens = [{"id": 3, "content": "<think>", **added}, {"id": 4, "content": "<|im_end|>", **added}]
+    bpe = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "byte_fallback": False}
+    for name, tokenizer in (
+            ("bpe", {"added_tokens": tokens, "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False,
+             "trim_offsets": True, "use_regex": True}, "post_processor": None, "decoder": {"type": "ByteLevel", "add_prefix_space": True,
+             "trim_offsets": True, "use_regex": True}, "model": bpe}),
+            ("split", {"added_tokens": tokens, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s+(?!\\S)"},
+             "behavior": "Isolated", "invert": False}, "model": bpe}),
+            ("unigram", {"added_tokens": [], "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first",
+             "split": True}, "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1.5]]}}),
+            ("words", {"added_tokens": [], "model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}})):
+        put("opening", name, b"\0" + json.dumps(tokenizer).encode())
+    for name, source in (
+            ("loop", "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}{% if not loop.last %},{% endif %}{% endfor %}"),
+            ("macro", "{%- macro f(x) -%}{{ x | tojson }}{%- endmacro -%}{{ f(messages[1].tool_calls) }}{{ raise_exception('no') if tools }}"),
+            ("work", "{% set ns = namespace(n=0) %}{% for i in range(100) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}{{ 'ab' * 10 }}")):
+        put("opening", name, b"\1" + source.encode())
+    put("opening", "config", b"\2" + b'{"bos_token":{"content":"a"},"eos_token":"<|im_end|>","chat_template":[{"name":"default","template":"x"}]}')
+    put("opening", "generation", b"\3" + b'{"do_sample":true,"temperature":0.6,"top_k":20,"top_p":0.95,"eos_token_id":[2,1,-1]}')
+    put("opening", "model", b"\4" + b'{"eos_token_id":2,"text_config":{"eos_token_id":[0]}}')
 
 
 if __name__ == "__main__":

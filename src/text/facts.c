@@ -99,8 +99,11 @@ typedef struct collector {
     const json_t *added;
 } collector;
 
+/* NULL: none that could be a token's name. */
 static const char *content_of(const json_t *token) {
-    return json_string_value(json_object_get(token, "content"));
+    const json_t *v = json_object_get(token, "content");
+    const char *text = json_string_value(v);
+    return text && strlen(text) == json_string_length(v) ? text : NULL;
 }
 
 static bool has_added(const void *added, const char *token) {

@@ -123,6 +123,7 @@ static void only_the_list_of_added_tokens_counts(void **state) {
         "[{\"added_tokens\":[{\"id\":1,\"content\":\"<think>\"}]}]",
         "{\"added_tokens\":\"<think>\"}",
         "{\"added_tokens\":[1,null,{},{\"content\":7},{\"id\":1}]}",
+        "{\"added_tokens\":[{\"id\":1,\"content\":\"<think>\\u0000\"}]}",
         "{\"added_tokens\"",
         "{\"added_tokens\":",
         "{\"x\":1 \"added_tokens\":[{\"id\":1,\"content\":\"<think>\"}]}",
