@@ -3,7 +3,8 @@
  * Many rows of x: panels as in matmul_avx2_many.c, but a step is one register (4 codes of 16 rows of W) and
  * one vpdpbusd, which adds 4 products at a time to sums of 32 bits: nothing can saturate (a block's sum is at
  * most 32 * 255 * 127), 8-bit codes need no halves, and 8 rows of x by 16 of W fill 8 registers with sums and
- * 8 with floats. Few rows of x: matmul_avx512_direct.c. Plain matrices are AVX2's, but for bf16 where the
+ * 8 with floats. Each result is formed in the order of the AVX2 kernels. Few
+ * rows of x: matmul_avx512_direct.c. Plain matrices are AVX2's, but for bf16 where the
  * processor multiplies them itself (matmul_avx512_bf16.c).
  */
 #include "cpu/matmul_avx512.h"
@@ -31,15 +32,16 @@ LM_INLINE void multiply_tile(lm_act_layout layout, int rows, const tile *t, uint
         if (add && width < TILE) from = memcpy(edge, from, width * sizeof(float));
         y[m] = add ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
     }
-    for (uint32_t g = 0; g < t->blocks >> t->group_shift; g++) {
-        __m512 bias = _mm512_loadu_ps(t->biases + g * TILE);
-        for (int m = 0; m < rows; m++) {
-            const float *sums = (const float *)(const void *)(acts + m * act_stride + sums_at);
-            y[m] = _mm512_fmadd_ps(bias, _mm512_set1_ps(sums[g]), y[m]);
-        }
-    }
     for (uint32_t b = 0; b < t->blocks; b++, codes += BLOCK_BYTES) {
         const char *x = acts + t->first + b / unit * unit * LM_ACT_BLOCK;
+        uint32_t g = b >> t->group_shift;
+        if ((b & ((1u << t->group_shift) - 1)) == 0) {
+            __m512 bias = _mm512_loadu_ps(t->biases + g * TILE);
+            for (int m = 0; m < rows; m++) {
+                const float *sums = (const float *)(const void *)(acts + m * act_stride + sums_at);
+                y[m] = _mm512_fmadd_ps(bias, _mm512_set1_ps(sums[g]), y[m]);
+            }
+        }
         __m512i sum[ROWS];
         for (int m = 0; m < rows; m++) sum[m] = _mm512_setzero_si512();
 #pragma GCC unroll 8
@@ -50,7 +52,7 @@ LM_INLINE void multiply_tile(lm_act_layout layout, int rows, const tile *t, uint
             for (int m = 0; m < rows; m++)
                 sum[m] = _mm512_dpbusd_epi32(sum[m], w, broadcast4(x + m * act_stride + at));
         }
-        __m512 scale = _mm512_loadu_ps(t->scales + (b >> t->group_shift) * TILE);
+        __m512 scale = _mm512_loadu_ps(t->scales + g * TILE);
         for (int m = 0; m < rows; m++) {
             const float *d = (const float *)(const void *)(acts + m * act_stride + scales_at);
             y[m] =

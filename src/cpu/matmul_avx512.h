@@ -9,9 +9,11 @@
 #include "cpu/matmul_avx2.h"
 
 enum {
-    LM_AVX512_W = 4,   /* rows of W, */
-    LM_AVX512_X = 4,   /* and rows of x in registers where columns are the lanes */
-    LM_AVX512_FEW = 8, /* up to so many rows of x lm_matmul_avx512_direct is used */
+    LM_AVX512_W = 4,    /* rows of W, */
+    LM_AVX512_X = 4,    /* and rows of x in registers where columns are the lanes */
+    LM_AVX512_FEW = 3,  /* up to so many rows of x it takes fewer instructions to add across the lanes of W's
+                           rows once  for each than to lay W out in panels */
+    LM_AVX512_SPAN = 8, /* groups whose scales are unpacked together */
 };
 
 lm_matmul_fn lm_matmul_avx512_direct; /* quantised, few rows of x */

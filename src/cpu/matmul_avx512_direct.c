@@ -1,25 +1,36 @@
 /* matmul_avx512_direct.c - products with AVX-512 VNNI for few rows of x (decoding): codes go from the file's
  * bytes straight into the dot product.
  *
- * Four rows of W times up to four of x at a time. A unit is what one register of codes holds, in the order of
- * the activation's layout, so that x is loaded as it lies: 64 columns, or 128 in two registers for 2 bits.
- * vpdpbusd adds 4 products to each of 16 sums of 32 bits, which cannot saturate; they become floats, times
- * the scale of W and the d of x of the block that each lane belongs to ("map").
- *
- * The lanes and the order of each sum don't depend on the number of rows: a sequence gets the same numbers
- * alone and beside others.
+ * Sixteen rows of W go together, a unit of columns at a time: what one register of codes holds in the order
+ * of the activation's layout, so that x is loaded as it lies, 64 columns, or 128 in two registers for 2 bits;
+ * 32 at the end of some rows. vpdpbusd adds 4 products to each of 16 sums of 32 bits, which cannot saturate.
+ * Additions over the sixteen rows turn their sums into one register per block of 32 columns, the rows side by
+ * side; floats begin there, in the order that all kernels of AVX2 and AVX-512 have: group after group its
+ * bias, block after block its sum. So a sequence gets the same numbers alone and beside others.
  */
 #include "cpu/matmul_avx512.h"
 
-typedef struct four {
-    const uint8_t *codes[LM_AVX512_W];
-    uint32_t row[LM_AVX512_W];
-} four;
+enum { W_ROWS = 16, MOST_X = LM_AVX512_FEW, MOST_BLOCKS = 4 };
 
-typedef struct some_x {
-    const char *codes[LM_AVX512_X];
-    const float *d[LM_AVX512_X], *sums[LM_AVX512_X];
-} some_x;
+typedef struct direct {
+    const lm_matrix *w;
+    lm_expert e;
+    uint32_t n_groups, group_shift; /* log2 of blocks in a group */
+    uint32_t xs;                    /* rows of x */
+    const char *x;
+    size_t x_stride, d_at, sums_at;
+} direct;
+
+/* Sixteen rows of W, those beyond the last repeated. */
+typedef struct w_rows {
+    const uint8_t *codes[W_ROWS];
+    float scales[LM_AVX512_SPAN][W_ROWS] __attribute__((aligned(64)));
+    float biases[LM_AVX512_SPAN][W_ROWS] __attribute__((aligned(64)));
+    uint32_t row[W_ROWS];
+    uint32_t base; /* first group of the span */
+} w_rows;
+
+/* ---- codes ------------------------------------------------------------------------------------------- */
 
 LM_INLINE bool in_halves(int bits) {
     return bits == 3 || bits == 4 || bits == LM_BITS_MXFP4;
@@ -75,139 +86,206 @@ LM_INLINE __m512i block_codes(int bits, const uint8_t *p) {
     return side_by_side(v, _mm256_setzero_si256());
 }
 
-/* Which of a unit's blocks each lane belongs to. */
-LM_INLINE __m512i lane_map(int bits) {
-    if (bits == 2) return _mm512_set_epi32(3, 3, 2, 2, 1, 1, 0, 0, 3, 3, 2, 2, 1, 1, 0, 0);
-    if (in_halves(bits)) return _mm512_set_epi32(1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0);
-    return _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+/* A unit, or a block on its own. */
+LM_INLINE void codes_at(int bits, bool whole, const uint8_t *row, uint32_t b, __m512i out[2]) {
+    const uint8_t *p = row + (size_t)b * block_bytes_of(bits);
+    if (whole)
+        unit_codes(bits, p, out);
+    else
+        out[0] = block_codes(bits, p);
 }
 
-/* Numbers g..g+15 of a row of scales or biases as floats; those beyond the row count for nothing: their sums
- * of x are zero. */
-LM_INLINE __m512 numbers16(const lm_matrix *w, const uint8_t *row, uint32_t g, uint32_t n_groups) {
-    __m256 half[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (uint32_t h = 0; h < 2 && g + 8 * h < n_groups; h++)
-        half[h] = w->quant.kind == LM_QUANT_MXFP4 ? load_e8m0_half(row, g + 8 * h, n_groups)
-                                                  : load_numbers(w->dtype, row, g + 8 * h, n_groups);
-    return _mm512_castsi512_ps(side_by_side(_mm256_castps_si256(half[0]), _mm256_castps_si256(half[1])));
+LM_INLINE void load_x(int bits, bool whole, const char *x, uint32_t b, __m512i out[2]) {
+    const char *p = x + (size_t)b * LM_ACT_BLOCK;
+    out[0] = whole ? _mm512_loadu_si512(p) : side_by_side(load256(p), _mm256_setzero_si256());
+    if (whole && bits == 2) out[1] = _mm512_loadu_si512(p + 64);
 }
 
-/* Scales of groups g..g+15 into s; their biases times the groups' sums of x are added to sum. */
-LM_INLINE void open_groups(int bits, int rows, const lm_matrix *w, const lm_expert *e, const four *f,
-                           const some_x *x, uint32_t g, uint32_t n_groups, __m512 *s,
-                           __m512 (*sum)[LM_AVX512_W]) {
-    for (int i = 0; i < LM_AVX512_W; i++) {
-        size_t at = f->row[i] * e->scales_row;
-        s[i] = numbers16(w, e->scales + at, g, n_groups);
-        __m512 b = bits == LM_BITS_MXFP4 ? _mm512_mul_ps(s[i], _mm512_set1_ps(-(float)LM_MXFP4_ZERO))
-                                         : numbers16(w, e->biases + at, g, n_groups);
-        for (int m = 0; m < rows; m++)
-            sum[m][i] = _mm512_fmadd_ps(b, _mm512_loadu_ps(x->sums[m] + g), sum[m][i]);
+LM_INLINE __m512i row_sums(int bits, bool whole, const __m512i codes[2], const __m512i x[2]) {
+    __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[0], x[0]);
+    return whole && bits == 2 ? _mm512_dpbusd_epi32(sum, codes[1], x[1]) : sum;
+}
+
+/* ---- sums of sixteen rows side by side -------------------------------------------------------------------
+ */
+
+LM_INLINE __m512i as_ints(__m512 v) {
+    return _mm512_castps_si512(v);
+}
+LM_INLINE __m512 as_floats(__m512i v) {
+    return _mm512_castsi512_ps(v);
+}
+
+/* Per quarter of a register: four rows' sums over its four lanes. */
+LM_INLINE __m512i four_of(const __m512i t[4]) {
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(t[0], t[1]), _mm512_unpackhi_epi32(t[0], t[1]));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(t[2], t[3]), _mm512_unpackhi_epi32(t[2], t[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+/* The same where lanes 0, 1 of a quarter belong to one block, 2, 3 to the next. */
+LM_INLINE void four_of_two(const __m512i t[4], __m512i *one, __m512i *next) {
+    __m512 ab = as_floats(_mm512_unpacklo_epi64(t[0], t[1])),
+           cd = as_floats(_mm512_unpacklo_epi64(t[2], t[3]));
+    __m512 e = as_floats(_mm512_unpackhi_epi64(t[0], t[1])), f = as_floats(_mm512_unpackhi_epi64(t[2], t[3]));
+    *one =
+        _mm512_add_epi32(as_ints(_mm512_shuffle_ps(ab, cd, 0x88)), as_ints(_mm512_shuffle_ps(ab, cd, 0xdd)));
+    *next = _mm512_add_epi32(as_ints(_mm512_shuffle_ps(e, f, 0x88)), as_ints(_mm512_shuffle_ps(e, f, 0xdd)));
+}
+
+/* q[i]: rows 4i to 4i + 3 in each quarter. Two of its quarters add up to the first block, the other two to
+ * the second: 0, 2 and 1, 3 when apart, else 0, 1 and 2, 3. */
+LM_INLINE void two_blocks(bool apart, const __m512i q[4], __m512i *first, __m512i *second) {
+    __m512i half[2];
+    for (int i = 0; i < 2; i++) {
+        __m512i a = q[2 * i], b = q[2 * i + 1];
+        half[i] = apart
+                      ? _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee))
+                      : _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+    }
+    *first = _mm512_shuffle_i32x4(half[0], half[1], 0x88);
+    *second = _mm512_shuffle_i32x4(half[0], half[1], 0xdd);
+}
+
+/* Rows' sums -> one register of sixteen rows per block of the unit. */
+LM_INLINE void gather_sums(int bits, bool whole, const __m512i t[W_ROWS], __m512i block[MOST_BLOCKS]) {
+    __m512i q[4], r[4];
+    if (bits == 2 && whole) {
+        for (int i = 0; i < 4; i++) four_of_two(t + 4 * i, &q[i], &r[i]);
+        two_blocks(true, q, &block[0], &block[2]);
+        two_blocks(true, r, &block[1], &block[3]);
+        return;
+    }
+    for (int i = 0; i < 4; i++) q[i] = four_of(t + 4 * i);
+    two_blocks(whole && in_halves(bits), q, &block[0], &block[1]);
+}
+
+/* ---- one unit ---------------------------------------------------------------------------------------- */
+
+/* y of the sixteen rows of W and row m of x, before and after the unit at block b. */
+LM_INLINE __m512 add_unit(int bits, bool whole, const direct *t, const w_rows *r, const __m512i *sums,
+                          uint32_t m, uint32_t b, __m512 y) {
+    const char *x = t->x + m * t->x_stride;
+    const float *d = (const float *)(const void *)(x + t->d_at);
+    const float *x_sums = (const float *)(const void *)(x + t->sums_at);
+    __m512i block[MOST_BLOCKS];
+    gather_sums(bits, whole, sums, block);
+    for (uint32_t i = 0; i < (whole ? blocks_of_unit(bits) : 1); i++) {
+        uint32_t g = (b + i) >> t->group_shift;
+        if (((b + i) & ((1u << t->group_shift) - 1)) == 0)
+            y = _mm512_fmadd_ps(_mm512_loadu_ps(r->biases[g - r->base]), _mm512_set1_ps(x_sums[g]), y);
+        __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(r->scales[g - r->base]), _mm512_set1_ps(d[b + i]));
+        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(block[i]), scale, y);
+    }
+    return y;
+}
+
+LM_INLINE __m512 meet_one(int bits, bool whole, const direct *t, const w_rows *r, uint32_t b, __m512 y) {
+    __m512i x[2], codes[2], sums[W_ROWS];
+    size_t ahead = W_ROWS * t->w->row_bytes;
+    load_x(bits, whole, t->x, b, x);
+#pragma GCC unroll 16
+    for (int i = 0; i < W_ROWS; i++) {
+        _mm_prefetch((const char *)r->codes[i] + (size_t)b * block_bytes_of(bits) + ahead, _MM_HINT_T1);
+        codes_at(bits, whole, r->codes[i], b, codes);
+        sums[i] = row_sums(bits, whole, codes, x);
+    }
+    return add_unit(bits, whole, t, r, sums, 0, b, y);
+}
+
+/* The same for all rows of x: the codes are unpacked once. y: (xs, 16) */
+LM_INLINE void meet_some(int bits, bool whole, const direct *t, const w_rows *r, uint32_t b, float *y) {
+    __m512i codes[W_ROWS][2];
+    size_t ahead = W_ROWS * t->w->row_bytes;
+#pragma GCC unroll 16
+    for (int i = 0; i < W_ROWS; i++) {
+        _mm_prefetch((const char *)r->codes[i] + (size_t)b * block_bytes_of(bits) + ahead, _MM_HINT_T1);
+        codes_at(bits, whole, r->codes[i], b, codes[i]);
+    }
+    for (uint32_t m = 0; m < t->xs; m++, y += W_ROWS) {
+        __m512i x[2], sums[W_ROWS];
+        load_x(bits, whole, t->x + m * t->x_stride, b, x);
+#pragma GCC unroll 16
+        for (int i = 0; i < W_ROWS; i++) sums[i] = row_sums(bits, whole, codes[i], x);
+        _mm512_storeu_ps(y, add_unit(bits, whole, t, r, sums, m, b, _mm512_loadu_ps(y)));
     }
 }
 
-/* A unit, or a block on its own, from block b on: group picks each lane's scale, map its d. */
-LM_INLINE void meet(int bits, bool whole, int rows, const four *f, const some_x *x, uint32_t b,
-                    size_t row_bytes, __m512i group, __m512i map, const __m512 *s,
-                    __m512 (*sum)[LM_AVX512_W]) {
-    size_t at = (size_t)b * block_bytes_of(bits);
-    __m512i a[LM_AVX512_X][2];
-    __m512 d[LM_AVX512_X];
-    for (int m = 0; m < rows; m++) {
-        const char *p = x->codes[m] + (size_t)b * LM_ACT_BLOCK;
-        a[m][0] = whole ? _mm512_loadu_si512(p) : side_by_side(load256(p), _mm256_setzero_si256());
-        if (whole && bits == 2) a[m][1] = _mm512_loadu_si512(p + 64);
-        /* Four of them, of which a unit may need two: behind the last there are the sums. */
-        d[m] = _mm512_permutexvar_ps(map, _mm512_castps128_ps512(_mm_loadu_ps(x->d[m] + b)));
-    }
-    for (int i = 0; i < LM_AVX512_W; i++) {
-        const uint8_t *p = f->codes[i] + at;
-        __m512i c[2];
-        _mm_prefetch((const char *)p + LM_AVX512_W * row_bytes, _MM_HINT_T0);
-        if (whole)
-            unit_codes(bits, p, c);
-        else
-            c[0] = block_codes(bits, p);
-        __m512 scale = _mm512_permutexvar_ps(group, s[i]);
-        for (int m = 0; m < rows; m++) {
-            __m512i part = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c[0], a[m][0]);
-            if (whole && bits == 2) part = _mm512_dpbusd_epi32(part, c[1], a[m][1]);
-            sum[m][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), _mm512_mul_ps(scale, d[m]), sum[m][i]);
-        }
-    }
+/* ---- sixteen rows of W ------------------------------------------------------------------------------- */
+
+LM_INLINE __m512 meet(int bits, bool whole, bool one, const direct *t, const w_rows *r, uint32_t b, float *y,
+                      __m512 sum) {
+    if (one) return meet_one(bits, whole, t, r, b, sum);
+    meet_some(bits, whole, t, r, b, y);
+    return sum;
 }
 
-/* y (rows, 4) of four rows of W; only the first `width` of 4 are stored. */
-LM_INLINE void four_rows(int bits, int rows, const lm_matrix *w, const lm_expert *e, const four *f,
-                         const some_x *x, float *y, size_t y_stride, uint32_t width) {
-    uint32_t n_groups = w->cols / w->quant.group, n_blocks = w->cols / LM_ACT_BLOCK,
-             unit = blocks_of_unit(bits);
-    uint32_t shift = w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0;
-    const __m128i by = _mm_cvtsi32_si128((int)shift);
-    const __m512i map = lane_map(bits);
-    __m512 sum[LM_AVX512_X][LM_AVX512_W], s[LM_AVX512_W];
-    for (int m = 0; m < rows; m++)
-        for (int i = 0; i < LM_AVX512_W; i++) sum[m][i] = _mm512_setzero_ps();
-    for (uint32_t g = 0; g < n_groups; g += 16) {
-        uint32_t first = g << shift, b = first, end = (g + 16) << shift;
+/* Rows [n, n + width) of W into y, (xs, 16) floats. */
+LM_INLINE void meet_rows(int bits, bool one, const direct *t, uint32_t n, uint32_t width, float *y) {
+    const lm_matrix *w = t->w;
+    uint32_t unit = blocks_of_unit(bits), n_blocks = w->cols / LM_ACT_BLOCK;
+    w_rows r;
+    for (uint32_t i = 0; i < W_ROWS; i++) {
+        r.row[i] = n + (i < width ? i : width - 1);
+        r.codes[i] = t->e.codes + r.row[i] * w->row_bytes;
+    }
+    __m512 sum = _mm512_setzero_ps();
+    for (r.base = 0; r.base < t->n_groups; r.base += LM_AVX512_SPAN) {
+        for (uint32_t h = 0; h < W_ROWS; h += 8)
+            load_span(w, &t->e, r.row + h, r.base, t->n_groups, r.scales[0] + h, r.biases[0] + h, W_ROWS);
+        uint32_t b = r.base << t->group_shift, end = (r.base + LM_AVX512_SPAN) << t->group_shift;
         if (end > n_blocks) end = n_blocks;
-        open_groups(bits, rows, w, e, f, x, g, n_groups, s, sum);
-        for (; b + unit <= end; b += unit) {
-            __m512i block = _mm512_add_epi32(map, _mm512_set1_epi32((int)(b - first)));
-            meet(bits, true, rows, f, x, b, w->row_bytes, _mm512_srl_epi32(block, by), map, s, sum);
-        }
-        for (; b < end; b++) {
-            __m512i group = _mm512_set1_epi32((int)(b - first) >> shift);
-            meet(bits, false, rows, f, x, b, w->row_bytes, group, _mm512_setzero_si512(), s, sum);
-        }
+        for (; b + unit <= end; b += unit) sum = meet(bits, true, one, t, &r, b, y, sum);
+        for (; b < end; b++) sum = meet(bits, false, one, t, &r, b, y, sum);
     }
-    for (int m = 0; m < rows; m++) {
-        float four_sums[LM_AVX512_W];
-        _mm_storeu_ps(four_sums, sum_four(sum[m]));
-        memcpy(y + m * y_stride, four_sums, width * sizeof(float));
+    if (one) _mm512_storeu_ps(y, sum);
+}
+
+LM_INLINE void meet_all(int bits, bool one, const direct *t, uint32_t n0, uint32_t n1, float *y,
+                        size_t y_stride) {
+    float part[MOST_X][W_ROWS];
+    for (uint32_t n = n0; n < n1; n += W_ROWS) {
+        uint32_t width = n1 - n < W_ROWS ? n1 - n : W_ROWS;
+        memset(part, 0, t->xs * sizeof part[0]);
+        meet_rows(bits, one, t, n, width, part[0]);
+        for (uint32_t m = 0; m < t->xs; m++) memcpy(y + m * y_stride + n, part[m], width * sizeof(float));
     }
 }
 
-LM_INLINE void few_rows(int bits, const lm_matrix *w, uint32_t expert, const char *acts, size_t act_stride,
-                        uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride) {
-    lm_expert e = lm_expert_of(w, expert);
-    for (uint32_t n = n0; n < n1; n += LM_AVX512_W) {
-        uint32_t width = n1 - n < LM_AVX512_W ? n1 - n : LM_AVX512_W;
-        four f;
-        for (uint32_t i = 0; i < LM_AVX512_W; i++) {
-            f.row[i] = i < width ? n + i : n1 - 1;
-            f.codes[i] = e.codes + f.row[i] * w->row_bytes;
-        }
-        for (uint32_t m = 0; m < n_rows; m += LM_AVX512_X) {
-            uint32_t rows = n_rows - m < LM_AVX512_X ? n_rows - m : LM_AVX512_X;
-            float *to = y + m * y_stride + n;
-            some_x x;
-            for (uint32_t i = 0; i < rows; i++) {
-                x.codes[i] = acts + (m + i) * act_stride;
-                x.d[i] = (const float *)(const void *)(x.codes[i] + lm_act_scales_at(w->cols));
-                x.sums[i] = (const float *)(const void *)(x.codes[i] + lm_act_sums_at(w->cols));
-            }
-            switch (rows) {
-            case 1: four_rows(bits, 1, w, &e, &f, &x, to, y_stride, width); break;
-            case 2: four_rows(bits, 2, w, &e, &f, &x, to, y_stride, width); break;
-            case 3: four_rows(bits, 3, w, &e, &f, &x, to, y_stride, width); break;
-            default: four_rows(bits, 4, w, &e, &f, &x, to, y_stride, width);
-            }
-        }
+typedef void meet_fn(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride);
+
+#define MEET(bits, name, one)                                                                                \
+    static void name##_##bits(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride) {        \
+        meet_all(bits, one, t, n0, n1, y, y_stride);                                                         \
     }
-}
+#define MEETS(bits) MEET(bits, one, true) MEET(bits, some, false)
+MEETS(2)
+MEETS(3)
+MEETS(4)
+MEETS(5)
+MEETS(6)
+MEETS(8)
+MEETS(14) /* LM_BITS_MXFP4 */
+
+#define MEET_ROW(bits) [bits] = {one_##bits, some_##bits}
+static meet_fn *const meets[LM_BITS_MXFP4 + 1][2] = {MEET_ROW(2), MEET_ROW(3), MEET_ROW(4), MEET_ROW(5),
+                                                     MEET_ROW(6), MEET_ROW(8), MEET_ROW(14)};
 
 void lm_matmul_avx512_direct(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
                              uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
                              void *scratch) {
+    direct t = {.w = w,
+                .e = lm_expert_of(w, expert),
+                .n_groups = w->cols / w->quant.group,
+                .group_shift = w->quant.group == 128  ? 2
+                               : w->quant.group == 64 ? 1
+                                                      : 0,
+                .xs = n_rows,
+                .x = acts,
+                .x_stride = act_stride,
+                .d_at = lm_act_scales_at(w->cols),
+                .sums_at = lm_act_sums_at(w->cols)};
     (void)scratch;
-    switch (w->quant.kind == LM_QUANT_MXFP4 ? (uint32_t)LM_BITS_MXFP4 : w->quant.bits) {
-    case 2: few_rows(2, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    case 3: few_rows(3, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    case 4: few_rows(4, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    case 5: few_rows(5, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    case 6: few_rows(6, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    case 8: few_rows(8, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride); break;
-    default: few_rows(LM_BITS_MXFP4, w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride);
-    }
+    meets[w->quant.kind == LM_QUANT_MXFP4 ? LM_BITS_MXFP4 : w->quant.bits][n_rows > 1](&t, n0, n1, y,
+                                                                                       y_stride);
 }
