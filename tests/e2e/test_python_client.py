@@ -81,10 +81,10 @@ def test_the_same_seed_gives_the_same_answer(client):
 def test_stop_strings_end_the_answer_and_are_not_shown(client):
     whole = client.generate(MODEL, "Repeat: alpha beta gamma", options=GREEDY).response
     words = whole.split()
-    assert len(words) > 3
-    cut = client.generate(MODEL, "Repeat: alpha beta gamma", options={**GREEDY, "stop": [words[2]]})
+    assert len(words) > 1
+    cut = client.generate(MODEL, "Repeat: alpha beta gamma", options={**GREEDY, "stop": [words[1]]})
     assert cut.done_reason == "stop"
-    assert cut.response == whole[:whole.index(words[2])]
+    assert cut.response == whole[:whole.index(words[1])]
 
 
 def test_unknown_models_are_404_with_ollamas_text(client):
