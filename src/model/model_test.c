@@ -2,8 +2,6 @@
  * the forward pass is tested by tests/model_golden.c. */
 #include "base/test.h"
 
-#include <unistd.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "model/model.h"
@@ -14,24 +12,8 @@ enum { WIDTH = 16, FFN = 24, VOCAB = 10 };
     "\"hidden_size\":16,\"num_hidden_layers\":2,\"intermediate_size\":24,\"num_attention_heads\":2,"         \
     "\"num_key_value_heads\":1,\"rms_norm_eps\":1e-5,\"vocab_size\":10,\"max_position_embeddings\":512"
 
-static char dir[] = "/tmp/lm-model-XXXXXX";
-
-static int make_dir(void **state) {
-    (void)state;
-    memcpy(dir + sizeof dir - 7, "XXXXXX", 6);
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
-}
-
 static void put(const char *name, lm_str bytes) {
-    lm_err err = {0};
-    char *path = lm_path_join(dir, name);
-    expect_ok(lm_file_write(path, bytes, &err), err);
-    free(path);
+    put_file(test_dir(), name, bytes);
 }
 
 static void put_config(const char *text) {
@@ -106,7 +88,7 @@ static void inspecting_counts_without_loading(void **state) {
     lm_model_info info;
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
     put_llama(NULL, false);
-    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    expect_ok(lm_model_inspect(test_dir(), &info, &err), err);
     assert_string_equal(info.family, "llama");
     assert_string_equal(info.quantization, "BF16");
     assert_int_equal(info.n_params, VOCAB * WIDTH + 2 * LAYER + WIDTH);
@@ -122,17 +104,17 @@ static void a_head_of_its_own_counts_where_there_is_one(void **state) {
     lm_model_info info;
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
     put_llama(NULL, true);
-    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    expect_ok(lm_model_inspect(test_dir(), &info, &err), err);
     assert_int_equal(info.n_params, 2 * VOCAB * WIDTH + 2 * LAYER + WIDTH);
 
     put_config("{\"model_type\":\"llama\",\"tie_word_embeddings\":true," CONFIG
                "}"); /* then it is not used */
-    expect_ok(lm_model_inspect(dir, &info, &err), err);
+    expect_ok(lm_model_inspect(test_dir(), &info, &err), err);
     assert_int_equal(info.n_params, VOCAB * WIDTH + 2 * LAYER + WIDTH);
 
     put_config("{\"model_type\":\"llama\",\"tie_word_embeddings\":false," CONFIG "}");
     put_llama(NULL, false);
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "lm_head.weight");
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err, "lm_head.weight");
 }
 
 static void a_missing_tensor_is_named(void **state) {
@@ -145,12 +127,12 @@ static void a_missing_tensor_is_named(void **state) {
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
     for (size_t i = 0; i < 3; i++) {
         put_llama(names[i], false);
-        expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, names[i]);
+        expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err, names[i]);
     }
     file f = {.header = json_object()};
     add(&f, "something.else", 4, 4);
     write_file(&f);
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "model.embed_tokens.weight");
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err, "model.embed_tokens.weight");
 }
 
 static void biases_that_the_family_needs_are_asked_for(void **state) {
@@ -159,10 +141,10 @@ static void biases_that_the_family_needs_are_asked_for(void **state) {
     lm_model_info info;
     put_llama(NULL, false);
     put_config("{\"model_type\":\"qwen2\"," CONFIG "}");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err,
                 "model.layers.0.self_attn.q_proj.bias is missing");
     put_config("{\"model_type\":\"llama\",\"mlp_bias\":true," CONFIG "}");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err,
                 "model.layers.0.mlp.gate_proj.bias is missing");
 }
 
@@ -174,13 +156,14 @@ static void shapes_must_be_those_of_the_config(void **state) {
     add(&f, "model.layers.0.self_attn.v_proj.weight", 16, 8);
     write_file(&f);
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err,
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err,
                 "model.layers.0.self_attn.v_proj is (16, 8), the model's config needs (8, 16)");
 
     f = llama("model.layers.1.post_attention_layernorm.weight", false);
     add(&f, "model.layers.1.post_attention_layernorm.weight", 8, 0);
     write_file(&f);
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "must be 16 floating-point numbers");
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err,
+                "must be 16 floating-point numbers");
 }
 
 /* Every number at its limit and next to no file: an error at once, not gigabytes. */
@@ -192,7 +175,7 @@ static void claims_without_data_cost_nothing(void **state) {
     put_config(
         "{\"model_type\":\"llama\",\"hidden_size\":65536,\"num_hidden_layers\":1024,\"intermediate_size\":"
         "1048576,\"num_attention_heads\":1024,\"rms_norm_eps\":1e-5,\"vocab_size\":4194304}");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "model.embed_tokens");
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err, "model.embed_tokens");
 }
 
 static void experts_kept_apart_name_the_remedy(void **state) {
@@ -203,7 +186,7 @@ static void experts_kept_apart_name_the_remedy(void **state) {
     add(&f, "model.layers.0.block_sparse_moe.experts.0.w1.weight", FFN, WIDTH);
     write_file(&f);
     put_config("{\"model_type\":\"mixtral\",\"num_local_experts\":2,\"num_experts_per_tok\":1," CONFIG "}");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_UNSUPPORTED, err,
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_UNSUPPORTED, err,
                 "convert the model with mlx_lm.convert");
 }
 
@@ -214,15 +197,15 @@ static void an_estimate_grows_with_what_is_asked_for(void **state) {
     uint64_t one = 0, four = 0, wide = 0;
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
     put_llama(NULL, false);
-    expect_ok(lm_model_estimate(dir, &config, &one, &err), err);
+    expect_ok(lm_model_estimate(test_dir(), &config, &one, &err), err);
     config.n_parallel = 4;
-    expect_ok(lm_model_estimate(dir, &config, &four, &err), err);
+    expect_ok(lm_model_estimate(test_dir(), &config, &four, &err), err);
     assert_true(four - one >= 3 * 1024 * (2 * 2 * 2 * 8)); /* kv of three more sequences */
     config.max_batch = 512;
-    expect_ok(lm_model_estimate(dir, &config, &wide, &err), err);
+    expect_ok(lm_model_estimate(test_dir(), &config, &wide, &err), err);
     assert_true(wide > four);
     config.n_ctx = 0;
-    expect_fail(lm_model_estimate(dir, &config, &one, &err), LM_INVALID, err, "context 0");
+    expect_fail(lm_model_estimate(test_dir(), &config, &one, &err), LM_INVALID, err, "context 0");
 }
 
 static void a_directory_that_is_not_there_is_not_found(void **state) {
@@ -231,12 +214,12 @@ static void a_directory_that_is_not_there_is_not_found(void **state) {
     lm_model_info info;
     assert_int_equal(lm_model_inspect("/nonexistent/model", &info, &err), LM_NOT_FOUND);
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
-    assert_int_equal(lm_model_inspect(dir, &info, &err), LM_NOT_FOUND); /* a config without weights */
+    assert_int_equal(lm_model_inspect(test_dir(), &info, &err), LM_NOT_FOUND); /* a config without weights */
     put_config("{\"model_type\":");
-    expect_fail(lm_model_inspect(dir, &info, &err), LM_CORRUPT, err, "config.json");
+    expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err, "config.json");
 }
 
-#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_dir, remove_dir)
+#define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_test_dir, remove_test_dir)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

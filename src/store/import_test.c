@@ -3,25 +3,11 @@
 #include "base/test.h"
 
 #include <math.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "store/import_private.h"
 #include "weights/gguf_make.h"
-
-static char dir[64];
-
-static int make_dir(void **state) {
-    (void)state;
-    strcpy(dir, "/tmp/lm-import-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
-}
 
 /* ---- blocks ----------------------------------------------------------------------------------------------
  */
@@ -156,7 +142,7 @@ static void tiny_model(gguf_make *m) {
 
 static char *put(const gguf_make *m) {
     lm_buf file;
-    char *path = lm_path_join(dir, "in.gguf");
+    char *path = lm_path_join(test_dir(), "in.gguf");
     lm_buf_init(&file, 64u << 20);
     gguf_make_join(m, 3, &file);
     FILE *f = fopen(path, "wb");
@@ -209,7 +195,7 @@ static void a_model_becomes_a_directory_that_says_the_same(void **state) {
     lm_err err = {0};
     gguf_make m;
     tiny_model(&m);
-    char *in = put(&m), *out = lm_path_join(dir, "out");
+    char *in = put(&m), *out = lm_path_join(test_dir(), "out");
     expect_ok(lm_import_gguf(in, out, NULL, NULL, &err), err);
     check_weights(out);
 
@@ -248,7 +234,7 @@ static void a_model_becomes_a_directory_that_says_the_same(void **state) {
 }
 
 static void leaves_nothing(const char *out) {
-    char *temp = lm_path_join(dir, ".importing-out");
+    char *temp = lm_path_join(test_dir(), ".importing-out");
     assert_false(lm_path_is_dir(out));
     assert_false(lm_path_is_dir(temp));
     free(temp);
@@ -265,7 +251,7 @@ static void a_cancelled_import_leaves_nothing(void **state) {
     (void)state;
     gguf_make m;
     tiny_model(&m);
-    char *in = put(&m), *out = lm_path_join(dir, "out");
+    char *in = put(&m), *out = lm_path_join(test_dir(), "out");
     for (uint32_t after = 0; after < 4; after++) {
         lm_err err = {0};
         uint32_t left = after;
@@ -279,7 +265,7 @@ static void a_cancelled_import_leaves_nothing(void **state) {
 
 static void expect_refused(const gguf_make *m, lm_status want, const char *text) {
     lm_err err = {0};
-    char *in = put(m), *out = lm_path_join(dir, "out");
+    char *in = put(m), *out = lm_path_join(test_dir(), "out");
     expect_fail(lm_import_gguf(in, out, NULL, NULL, &err), want, err, text);
     assert_non_null(strstr(err.text, in)); /* the file is named */
     leaves_nothing(out);
@@ -429,11 +415,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_keeps_its_values),
         cmocka_unit_test(a_scale_that_is_no_number_is_refused),
-        cmocka_unit_test_setup_teardown(a_model_becomes_a_directory_that_says_the_same, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(a_cancelled_import_leaves_nothing, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(what_can_not_be_imported_is_named, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(vocabularies_that_lie_are_refused, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(scores_become_merges_best_first, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(a_model_becomes_a_directory_that_says_the_same, make_test_dir,
+                                        remove_test_dir),
+        cmocka_unit_test_setup_teardown(a_cancelled_import_leaves_nothing, make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(what_can_not_be_imported_is_named, make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(vocabularies_that_lie_are_refused, make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(scores_become_merges_best_first, make_test_dir, remove_test_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,5 @@
 /* names_test.c - the grammar of model names and the alias table. */
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/test.h"
@@ -91,11 +90,9 @@ static void directory_names_become_parts(void **state) {
 
 /* ---- aliases */
 
-static char dir[] = "/tmp/lm-names-XXXXXX";
-
 static lm_status read_text(lm_aliases *a, const char *text, lm_err *err) {
     char path[100];
-    snprintf(path, sizeof path, "%s/a.ini", dir);
+    snprintf(path, sizeof path, "%s/a.ini", test_dir());
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     fputs(text, f);
@@ -178,16 +175,6 @@ static void errors_name_file_and_line(void **state) {
     }
 }
 
-static int make_dir(void **state) {
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_fill_in_host_namespace_and_tag),
@@ -199,5 +186,5 @@ int main(void) {
         cmocka_unit_test(later_entries_win),
         cmocka_unit_test(errors_name_file_and_line),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
 }

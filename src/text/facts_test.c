@@ -3,23 +3,11 @@
 
 #include <math.h>
 
+#include "text/golden.h"
 #include "text/text.h"
-
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
 
 static void put(const char *name, const char *text) {
     put_file(test_dir(), name, lm_str_of(text));
-}
-
-static void put_golden(const char *tokenizer) {
-    lm_err err = {0};
-    lm_buf file;
-    char path[512];
-    snprintf(path, sizeof path, GOLDEN "%s/tokenizer.json", tokenizer);
-    lm_buf_init(&file, 1 << 20);
-    expect_ok(lm_file_read(path, 1 << 20, &file, &err), err);
-    put("tokenizer.json", file.ptr);
-    lm_buf_release(&file);
 }
 
 static lm_text_facts read_facts(void) {
@@ -68,7 +56,7 @@ static void facts_are_what_opening_finds(void **state) {
                                             "{{ custom_tools }}[THINK]"};
     for (size_t i = 0; i < sizeof tokenizers / sizeof *tokenizers; i++) {
         char name[64];
-        put_golden(tokenizers[i]);
+        put_golden(test_dir(), tokenizers[i]);
         snprintf(name, sizeof name, "%s/chat_template.jinja", test_dir());
         remove(name);
         expect_same();
@@ -81,7 +69,7 @@ static void facts_are_what_opening_finds(void **state) {
 
 static void ends_have_their_texts(void **state) {
     (void)state;
-    put_golden("byte_level");
+    put_golden(test_dir(), "byte_level");
     put("generation_config.json", "{\"eos_token_id\":[480,483,7,-1,99999999]}");
     put("config.json", "{\"eos_token_id\":480}");
     put("tokenizer_config.json", "{\"eos_token\":\"<|im_end|>\"}");
@@ -93,7 +81,7 @@ static void ends_have_their_texts(void **state) {
 
 static void sampling_is_what_the_makers_say(void **state) {
     (void)state;
-    put_golden("byte_level");
+    put_golden(test_dir(), "byte_level");
     put("generation_config.json", "{\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.95,"
                                   "\"repetition_penalty\":1.05,\"min_p\":null}");
     lm_text_facts f = read_facts();
@@ -153,7 +141,7 @@ static void damaged_files_are_named(void **state) {
     lm_text_facts f = {0};
     put("tokenizer.json", "{\"added_tokens\":[{]}");
     expect_fail(lm_text_facts_read(&f, test_dir(), &err), LM_CORRUPT, err, "added_tokens");
-    put_golden("byte_level");
+    put_golden(test_dir(), "byte_level");
     put("generation_config.json", "{");
     expect_fail(lm_text_facts_read(&f, test_dir(), &err), LM_CORRUPT, err, "generation_config.json");
     put("generation_config.json", "{}");

@@ -3,9 +3,8 @@
 #include "base/test.h"
 
 #include "base/json.h"
+#include "text/golden.h"
 #include "text/text.h"
-
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
 
 static lm_text *text;
 static lm_grammar_factory *factory;

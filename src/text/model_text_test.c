@@ -2,50 +2,26 @@
  * with other files written beside them. */
 #include "base/test.h"
 
-#include <unistd.h>
-
-#include "base/file.h"
 #include "base/json.h"
+#include "text/golden.h"
 #include "text/text.h"
 
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
-
-static char root[] = "/tmp/lm-model-text-XXXXXX";
 static char *dir; /* of the running test */
 
-static int make_root(void **state) {
-    (void)state;
-    return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    lm_err err;
-    return lm_dir_remove(root, &err);
-}
-
 static void put(const char *name, const char *text) {
-    lm_err err = {0};
-    char *path = lm_path_join(dir, name);
-    expect_ok(lm_file_write(path, lm_str_of(text), &err), err);
-    free(path);
+    put_file(dir, name, lm_str_of(text));
 }
 
 /* An empty directory with one of the golden tokenizers in it. */
 static void begin(const char *tokenizer) {
     static int n;
-    char name[32], path[512];
+    char name[32];
     lm_err err = {0};
-    lm_buf file;
     snprintf(name, sizeof name, "m%d", n++);
     free(dir);
-    dir = lm_path_join(root, name);
+    dir = lm_path_join(test_dir(), name);
     expect_ok(lm_dir_make(dir, &err), err);
-    snprintf(path, sizeof path, GOLDEN "%s/tokenizer.json", tokenizer);
-    lm_buf_init(&file, 1 << 20);
-    expect_ok(lm_file_read(path, 1 << 20, &file, &err), err);
-    put("tokenizer.json", file.ptr);
-    lm_buf_release(&file);
+    put_golden(dir, tokenizer);
 }
 
 static lm_text *open_dir(void) {
@@ -305,7 +281,7 @@ int main(void) {
         cmocka_unit_test(bad_messages_are_refused),
         cmocka_unit_test(the_middle_is_filled_in_the_models_own_form),
     };
-    int failed = cmocka_run_group_tests(tests, make_root, remove_root);
+    int failed = cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
     free(dir);
     return failed;
 }

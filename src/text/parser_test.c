@@ -2,24 +2,9 @@
  * piece of a tag may ever be seen. */
 #include "base/test.h"
 
-#include <unistd.h>
-
 #include "base/file.h"
 #include "base/json.h"
 #include "text/text.h"
-
-static char dir[] = "/tmp/lm-parser-XXXXXX";
-
-static int make_dir(void **state) {
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    lm_err err;
-    return lm_dir_remove(dir, &err);
-}
 
 /* A model whose vocabulary has these markers (NULL-terminated) and whose template is this. */
 static lm_text *open_model(const char *template, const char *const *markers) {
@@ -36,12 +21,9 @@ static lm_text *open_model(const char *template, const char *const *markers) {
             i ? "," : "", i + 1, markers[i]);
     }
     lm_buf_text(&json, "],\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{\"a\":0}}}");
-    char *path = lm_path_join(dir, "tokenizer.json"), *jinja = lm_path_join(dir, "chat_template.jinja");
-    expect_ok(lm_file_write(path, lm_buf_view(&json), &err), err);
-    expect_ok(lm_file_write(jinja, lm_str_of(template), &err), err);
-    expect_ok(lm_text_open(&t, dir, &err), err);
-    free(path);
-    free(jinja);
+    put_file(test_dir(), "tokenizer.json", lm_buf_view(&json));
+    put_file(test_dir(), "chat_template.jinja", lm_str_of(template));
+    expect_ok(lm_text_open(&t, test_dir(), &err), err);
     lm_buf_release(&json);
     return t;
 }
@@ -330,5 +312,5 @@ int main(void) {
         cmocka_unit_test(channels_are_told_apart),
         cmocka_unit_test(pieces_of_tags_never_change_anything),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
 }

@@ -1,26 +1,10 @@
 /* The way back: every cut of a text into tokens must show the same, with and without stop strings. */
 #include "base/test.h"
 
-#include <unistd.h>
-
 #include "base/file.h"
 #include "base/json.h"
+#include "text/golden.h"
 #include "text/text.h"
-
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
-
-static char dir[] = "/tmp/lm-stream-XXXXXX";
-
-static int make_dir(void **state) {
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    lm_err err;
-    return lm_dir_remove(dir, &err);
-}
 
 /* A tokenizer whose tokens are all the pieces of an ASCII text (no spaces), so that any cut of it can be
  * pushed. */
@@ -42,9 +26,9 @@ static lm_tokenizer *open_pieces(const char *text) {
                 "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":");
     lm_json_write_value(&json, vocab);
     lm_buf_text(&json, "}}");
-    char *path = lm_path_join(dir, "tokenizer.json");
+    char *path = lm_path_join(test_dir(), "tokenizer.json");
     expect_ok(lm_file_write(path, lm_buf_view(&json), &err), err);
-    expect_ok(lm_tokenizer_open(&t, dir, &err), err);
+    expect_ok(lm_tokenizer_open(&t, test_dir(), &err), err);
     free(path);
     lm_buf_release(&json);
     json_decref(vocab);
@@ -273,5 +257,5 @@ int main(void) {
         cmocka_unit_test(broken_utf8_over_tokens_is_replaced_as_at_once),
         cmocka_unit_test(a_character_of_four_tokens_is_shown_when_whole),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
 }

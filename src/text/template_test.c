@@ -6,9 +6,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "text/golden.h"
 #include "text/text.h"
-
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
 
 /* Renders and compares; want NULL means that it must fail with these words. */
 static void expect_render(const char *source, const char *context, const char *want, const char *words) {

@@ -2,13 +2,10 @@
  * metaspace) against what Python's tokenizers gives: tests/golden/make_text.py. */
 #include "base/test.h"
 
-#include <unistd.h>
-
 #include "base/file.h"
 #include "base/json.h"
+#include "text/golden.h"
 #include "text/text.h"
-
-#define GOLDEN LM_SOURCE_DIR "/tests/golden/text/"
 
 static const char *const names[] = {"byte_level", "byte_fallback", "metaspace", "word_end", "whole_words"};
 
@@ -182,25 +179,12 @@ static void unknown_ids_decode_to_nothing(void **state) {
 
 /* ---- hostile files */
 
-static char dir[] = "/tmp/lm-tokenizer-XXXXXX";
-
-static int make_dir(void **state) {
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    lm_err err;
-    return lm_dir_remove(dir, &err);
-}
-
 static lm_status open_with(lm_str json, lm_err *err) {
     lm_tokenizer *t = NULL;
-    char *path = lm_path_join(dir, "tokenizer.json");
+    char *path = lm_path_join(test_dir(), "tokenizer.json");
     expect_ok(lm_file_write(path, json, err), *err);
     free(path);
-    lm_status st = lm_tokenizer_open(&t, dir, err);
+    lm_status st = lm_tokenizer_open(&t, test_dir(), err);
     lm_tokenizer_close(t);
     return st;
 }
@@ -267,7 +251,7 @@ static void changed_bytes_never_crash(void **state) {
     uint32_t seed = 12345, opened = 0;
     lm_buf_init(&file, 1 << 20);
     expect_ok(lm_file_read(GOLDEN "byte_fallback/tokenizer.json", 1 << 20, &file, &err), err);
-    char *path = lm_path_join(dir, "tokenizer.json");
+    char *path = lm_path_join(test_dir(), "tokenizer.json");
     for (int round = 0; round < 300; round++) {
         seed = seed * 1664525 + 1013904223;
         size_t at = seed % file.len;
@@ -275,7 +259,7 @@ static void changed_bytes_never_crash(void **state) {
         file.ptr[at] = "0\"{}[],:x9"[(seed >> 24) % 10];
         lm_tokenizer *t = NULL;
         expect_ok(lm_file_write(path, lm_buf_view(&file), &err), err);
-        if (lm_tokenizer_open(&t, dir, &err) == LM_OK) {
+        if (lm_tokenizer_open(&t, test_dir(), &err) == LM_OK) {
             opened++;
             lm_status st = lm_tokenizer_encode(t, LM_STR("The quick brown fox, 中文"), true, &ids, &err);
             assert_true(st == LM_OK || err.text[0]);
@@ -315,5 +299,5 @@ int main(void) {
         cmocka_unit_test(changed_bytes_never_crash),
         cmocka_unit_test(token_lists_grow_and_release),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_test_dir, remove_test_dir);
 }

@@ -3,26 +3,21 @@
 
 #include <sys/resource.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "weights/safetensors_write.h"
 
-static char dir[64];
 static char *file;
 
 static int make_dir(void **state) {
-    (void)state;
-    strcpy(dir, "/tmp/lm-writer-XXXXXX");
-    if (!mkdtemp(dir)) return -1;
-    file = lm_path_join(dir, "model.safetensors");
+    if (make_test_dir(state)) return -1;
+    file = lm_path_join(test_dir(), "model.safetensors");
     return 0;
 }
 
 static int remove_dir(void **state) {
-    (void)state;
     free(file);
-    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
+    return remove_test_dir(state);
 }
 
 static const lm_tensor_spec specs[] = {
@@ -48,7 +43,7 @@ static void tensors_come_back_as_they_were_put(void **state) {
     expect_fail(lm_writer_put(out, 0, 2, bytes, 2, &err), LM_INVALID, err, "past the end");
     expect_ok(lm_writer_finish(out, &err), err);
 
-    expect_ok(lm_weights_open(&w, dir, &err), err);
+    expect_ok(lm_weights_open(&w, test_dir(), &err), err);
     assert_int_equal(lm_weights_count(w), 5);
     assert_true(lm_weights_find(w, "even", &v));
     assert_memory_equal(v.data, bytes, 256);

@@ -2,26 +2,12 @@
 #include "base/test.h"
 
 #include <math.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "weights/weights.h"
 
-static char dir[] = "/tmp/lm-weights-XXXXXX";
-
-static int make_dir(void **state) {
-    (void)state;
-    memcpy(dir + sizeof dir - 7, "XXXXXX", 6);
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state) {
-    (void)state;
-    return lm_dir_remove(dir, NULL) == LM_OK ? 0 : -1;
-}
-
 static void put(const char *name, const void *bytes, size_t n) {
-    char *path = lm_path_join(dir, name);
+    char *path = lm_path_join(test_dir(), name);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     assert_int_equal(fwrite(bytes, 1, n, f), n);
@@ -51,7 +37,7 @@ static void a_single_file_gives_views_into_its_data(void **state) {
                 "offsets\":[12,13]},"
                 "\"a\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[0,12]}}   ",
                 13);
-    expect_ok(lm_weights_open(&w, dir, &err), err);
+    expect_ok(lm_weights_open(&w, test_dir(), &err), err);
     assert_int_equal(lm_weights_count(w), 2);
     assert_int_equal(lm_weights_bytes(w), 13);
     assert_string_equal(lm_weights_name(w, 0, &v), "a"); /* file order */
@@ -79,7 +65,7 @@ static void an_index_joins_its_files(void **state) {
     put_tensors("other.safetensors", "not read", 0);
     const char *index = "{\"weight_map\":{\"y\":\"m-2.safetensors\",\"x\":\"m-1.safetensors\"}}";
     put("model.safetensors.index.json", index, strlen(index));
-    expect_ok(lm_weights_open(&w, dir, &err), err);
+    expect_ok(lm_weights_open(&w, test_dir(), &err), err);
     assert_int_equal(lm_weights_count(w), 2);
     assert_string_equal(lm_weights_name(w, 0, &v), "x");
     assert_string_equal(lm_weights_name(w, 1, &v), "y");
@@ -87,27 +73,27 @@ static void an_index_joins_its_files(void **state) {
 
     index = "{\"weight_map\":{\"y\":\"m-1.safetensors\",\"x\":\"m-1.safetensors\"}}";
     put("model.safetensors.index.json", index, strlen(index));
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "tensor y is not in m-1.safetensors");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "tensor y is not in m-1.safetensors");
     index = "{\"weight_map\":{\"y\":\"../m-1.safetensors\"}}";
     put("model.safetensors.index.json", index, strlen(index));
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "not a file name in this directory");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "not a file name in this directory");
     index = "[]";
     put("model.safetensors.index.json", index, strlen(index));
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "no weight_map");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "no weight_map");
 }
 
 static void without_an_index_every_file_is_read_and_a_name_may_occur_once(void **state) {
     (void)state;
     lm_err err = {0};
     lm_weights *w = NULL;
-    expect_fail(lm_weights_open(&w, dir, &err), LM_NOT_FOUND, err, "no *.safetensors file");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_NOT_FOUND, err, "no *.safetensors file");
     put_tensors("a.safetensors", "{\"x\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
     put_tensors("b.safetensors", "{\"y\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
-    expect_ok(lm_weights_open(&w, dir, &err), err);
+    expect_ok(lm_weights_open(&w, test_dir(), &err), err);
     assert_int_equal(lm_weights_count(w), 2);
     lm_weights_close(w);
     put_tensors("b.safetensors", "{\"x\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err,
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err,
                 "tensor x is in both a.safetensors and b.safetensors");
     expect_fail(lm_weights_open(&w, "/nonexistent/dir", &err), LM_NOT_FOUND, err, "/nonexistent/dir");
 }
@@ -151,7 +137,7 @@ static void bad_headers_are_refused_with_the_reason(void **state) {
         lm_err err = {0};
         lm_weights *w = NULL;
         put_tensors("model.safetensors", cases[i].header, cases[i].n_data);
-        expect_fail(lm_weights_open(&w, dir, &err), cases[i].st, err, cases[i].words);
+        expect_fail(lm_weights_open(&w, test_dir(), &err), cases[i].st, err, cases[i].words);
         assert_null(w);
     }
 }
@@ -161,11 +147,11 @@ static void a_header_length_that_lies_is_refused(void **state) {
     lm_err err = {0};
     lm_weights *w = NULL;
     put("model.safetensors", "\1\0\0", 3);
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "shorter than 8 bytes");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "shorter than 8 bytes");
     put("model.safetensors", "\x40\0\0\0\0\0\0\0{}", 10);
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "truncated");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "truncated");
     put("model.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
-    expect_fail(lm_weights_open(&w, dir, &err), LM_CORRUPT, err, "not a safetensors file");
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "not a safetensors file");
 }
 
 static void every_f16_survives_the_way_through_f32(void **state) {
@@ -290,12 +276,14 @@ static void shapes_that_disagree_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_single_file_gives_views_into_its_data, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(an_index_joins_its_files, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(a_single_file_gives_views_into_its_data, make_test_dir,
+                                        remove_test_dir),
+        cmocka_unit_test_setup_teardown(an_index_joins_its_files, make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(without_an_index_every_file_is_read_and_a_name_may_occur_once,
-                                        make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(bad_headers_are_refused_with_the_reason, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(a_header_length_that_lies_is_refused, make_dir, remove_dir),
+                                        make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(bad_headers_are_refused_with_the_reason, make_test_dir,
+                                        remove_test_dir),
+        cmocka_unit_test_setup_teardown(a_header_length_that_lies_is_refused, make_test_dir, remove_test_dir),
         cmocka_unit_test(every_f16_survives_the_way_through_f32),
         cmocka_unit_test(rounding_goes_to_the_nearest_and_ties_to_even),
         cmocka_unit_test(rows_of_every_form_are_what_mlx_dequantises),
