@@ -113,14 +113,15 @@ def test_a_full_queue_says_so(start):
 
 
 def test_a_client_that_never_reads_is_cut_and_its_place_freed(bridge):
-    bridge.wait_idle()
+    before = bridge.wait_idle()["cancelled"]
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     s.connect(("127.0.0.1", bridge.port))
-    # long lines fill the backlog soon
-    s.sendall(post("/api/generate", dict(ENDLESS, logprobs=True, top_logprobs=20)))
-    bridge.wait_for("running", lambda h: h["running"] == 1)
+    # long lines fill the backlog soon, also where a step takes long
+    s.sendall(post("/api/generate", dict(ENDLESS, model="tiny-wordy", logprobs=True, top_logprobs=1)))
+    bridge.wait_for("cut", lambda h: h["cancelled"] == before + 1)
     bridge.wait_idle()
+    assert "the client read too slowly" in bridge.log()
     s.close()
 
 

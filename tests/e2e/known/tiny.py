@@ -24,6 +24,7 @@ PLAIN = (
 )
 TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}" + PLAIN
 THINKING = PLAIN + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+LONG = "all work and no play " * 200
 CALL = '\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}\n'
 
 # name -> template, what it says after <|assistant|> (or after another token), more special tokens. A text is one token,
@@ -37,6 +38,8 @@ MODELS = {
                        script=[[ASSISTANT, "<think>", "\nhm, ", "well", "\n", "</think>", "\n\n", "Yes.", END]]),
     "tiny-fim": dict(template=PLAIN, special=["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
                      script=[["<|fim_middle|>", "return 1", END], [ASSISTANT, "fim", END]]),
+    # says the same long token without an end: few steps make many bytes
+    "tiny-wordy": dict(template=PLAIN, script=[[ASSISTANT, LONG, LONG]]),
     # as "tiny", but its makers say how to sample and under which terms
     "tiny-tuned": dict(template=PLAIN, script=[], license="Do as you like.\n\nBut be kind.\n",
                        generation={"do_sample": True, "temperature": 0.0, "top_k": 20, "top_p": 0.95,
