@@ -132,6 +132,7 @@ void lm_reply_json(lm_call *call, int status, const lm_buf *json) {
 static void call_over(void *ctx, bool gone) {
     lm_call *call = ctx;
     if (gone) lm_call_cancel(call);
+    if (lm_http_too_slow(call->x)) lm_call_note_error(call, LM_STR("the client read too slowly"));
     const lm_api_config *config = &call->api->config;
     if (config->log) {
         pthread_mutex_lock(&call->lock);

@@ -168,7 +168,6 @@ static void send_line(ollama_run *run) {
     if (st == LM_OK) st = lm_http_write(run->call->x, lm_buf_view(b));
     if (st == LM_OK) return;
     run->dead = true;
-    if (st == LM_TOO_LARGE) lm_call_note_error(run->call, LM_STR("the client read too slowly"));
     lm_call_cancel(run->call);
 }
 

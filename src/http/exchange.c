@@ -280,6 +280,7 @@ lm_status lm_http_write(lm_http *x, lm_str bytes) {
     }
     lm_buf_str(&x->out, bytes);
     if (x->out.failed) {
+        x->too_slow = true;
         cut(x);
         st = LM_TOO_LARGE;
         goto done;
@@ -315,6 +316,13 @@ bool lm_http_gone(lm_http *x) {
     bool gone = x->gone;
     pthread_mutex_unlock(&x->lock);
     return gone;
+}
+
+bool lm_http_too_slow(lm_http *x) {
+    pthread_mutex_lock(&x->lock);
+    bool too_slow = x->too_slow;
+    pthread_mutex_unlock(&x->lock);
+    return too_slow;
 }
 
 int lm_http_status(lm_http *x) {

@@ -74,7 +74,9 @@ void lm_http_end(lm_http *x);
  * the client left before it had the whole answer. cb must not block. One per exchange. */
 void lm_http_on_end(lm_http *x, void (*cb)(void *ctx, bool gone), void *ctx);
 bool lm_http_gone(lm_http *x);
-int lm_http_status(lm_http *x);         /* what was answered, for the log; 0: nothing yet */
+bool lm_http_too_slow(
+    lm_http *x);                /* gone because it left too much waiting: set before on_end's callback runs */
+int lm_http_status(lm_http *x); /* what was answered, for the log; 0: nothing yet */
 uint64_t lm_http_bytes_out(lm_http *x); /* of the answer's body */
 
 lm_http *lm_http_ref(lm_http *x);

@@ -79,6 +79,7 @@ struct lm_http {
     bool streaming; /* it was stream */
     bool ended;     /* nothing more will be written */
     bool gone;      /* no use in writing */
+    bool too_slow;  /* gone because it left too much waiting */
     bool over;
     int status;
     char *content_type;
