@@ -136,30 +136,44 @@ static size_t escape_length(lm_str s, bool *lone) {
     return 6;
 }
 
+/* A number as it stands, but one of more digits than an integer takes becomes a real one: a client's random
+ * 64 bits may be its seed. */
+static size_t repair_number(lm_str s, lm_buf *out) {
+    size_t digits = 0, n;
+    while (digits < s.len && isdigit((unsigned char)s.ptr[digits])) digits++;
+    for (n = digits; n < s.len && s.ptr[n] && strchr("0123456789.eE+-", s.ptr[n]);) n++;
+    lm_buf_add(out, s.ptr, n);
+    if (n == digits && digits > 18) lm_buf_text(out, ".0");
+    return n;
+}
+
 /* Clients cut texts in the middle of a character. As Go: bytes that are no UTF-8 and half a surrogate pair
  * become U+FFFD. */
 static void repair(lm_str s, lm_buf *out) {
-    while (s.len) {
-        size_t n;
-        bool lone;
-        const char *escape = memchr(s.ptr, '\\', s.len);
-        lm_str run = {s.ptr, escape ? (size_t)(escape - s.ptr) : s.len};
-        if (run.len) {
-            n = lm_utf8_valid(run, NULL);
-            lm_buf_add(out, s.ptr, n);
-            if (n < run.len) {
-                lm_buf_text(out, "\xef\xbf\xbd");
-                n++;
-            }
-        } else {
+    bool in_string = false, lone;
+    for (size_t n; s.len; s.ptr += n, s.len -= n) {
+        char c = s.ptr[0];
+        if (c == '\\') {
             n = escape_length(s, &lone);
             if (lone)
                 lm_buf_text(out, "\\ufffd");
             else
                 lm_buf_add(out, s.ptr, n);
+        } else if (isdigit((unsigned char)c) && !in_string) {
+            n = repair_number(s, out);
+        } else if ((unsigned char)c < 0x80) {
+            if (c == '"') in_string = !in_string;
+            lm_buf_char(out, c);
+            n = 1;
+        } else {
+            n = (unsigned char)c >= 0xf0 ? 4 : (unsigned char)c >= 0xe0 ? 3 : 2;
+            if (n <= s.len && lm_utf8_valid((lm_str){s.ptr, n}, NULL) == n) {
+                lm_buf_add(out, s.ptr, n);
+            } else {
+                lm_buf_text(out, "\xef\xbf\xbd");
+                n = 1;
+            }
         }
-        s.ptr += n;
-        s.len -= n;
     }
 }
 

@@ -267,6 +267,7 @@ static void broken_characters_become_replacements(void **state) {
         {"\\ud83d\\u0041", "\xef\xbf\xbd"
                            "A"},
         {"\\\\ud83d", "\\ud83d"},
+        {"\xc3\xa9\\ud83d", "\xc3\xa9\xef\xbf\xbd"},
         {"x\xff\xfey", "x\xef\xbf\xbd\xef\xbf\xbdy"},
         {"\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd"},
     };
@@ -278,6 +279,19 @@ static void broken_characters_become_replacements(void **state) {
         ollama_request_release(&r);
     }
     refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"\\ud83d", LM_INVALID, "JSON");
+}
+
+static void a_seed_of_64_random_bits_is_a_seed(void **state) {
+    (void)state;
+    lm_err err = {0};
+    ollama_request r =
+        read_ok(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"12345678901234567890\",\"raw\":true,"
+                                 "\"options\":{\"seed\":18446744073709551615,\"top_p\":"
+                                 "0.50000000000000000000000,\"top_k\":3}}");
+    expect_ok(ollama_request_options(&r, &silent, &err), err);
+    assert_true(r.request->options.seed == INT64_MAX && r.request->options.top_p == 0.5f);
+    assert_string_equal(r.request->prompt, "12345678901234567890");
+    ollama_request_release(&r);
 }
 
 static void parameters_are_counted_as_ollama_counts_them(void **state) {
@@ -310,6 +324,7 @@ int main(void) {
         cmocka_unit_test(a_wrong_option_is_told_late_and_as_500),
         cmocka_unit_test(requests_count_more_than_makers_and_makers_more_than_defaults),
         cmocka_unit_test(broken_characters_become_replacements),
+        cmocka_unit_test(a_seed_of_64_random_bits_is_a_seed),
         cmocka_unit_test(parameters_are_counted_as_ollama_counts_them),
     };
     return cmocka_run_group_tests_name("api.request", tests, NULL, NULL);
