@@ -177,18 +177,18 @@ static void repair(lm_str s, lm_buf *out) {
     }
 }
 
-/* Most bodies are sound, so only one that was refused is looked at again. */
+/* Most bodies are sound, so only one that was refused is looked at again. What is refused twice keeps its
+ * first text: that one is about the bytes that were sent. */
 static lm_status parse(lm_str body, json_t **out, lm_err *err) {
-    lm_status st = lm_json_parse(body, out, err);
-    if (st != LM_INVALID) return st;
+    lm_err first = {0}, second;
+    lm_status st = lm_json_parse(body, out, &first);
+    if (st == LM_OK) return LM_OK;
     lm_buf sound;
-    lm_err ignored;
     lm_buf_init(&sound, body.len + MAX_REPAIRS);
-    repair(body, &sound);
-    /* What is refused again keeps its first text: that one is about the bytes that were sent. */
-    if (!sound.failed && lm_json_parse(lm_buf_view(&sound), out, &ignored) == LM_OK) st = LM_OK;
+    if (st == LM_INVALID) repair(body, &sound);
+    if (sound.len && !sound.failed && lm_json_parse(lm_buf_view(&sound), out, &second) == LM_OK) st = LM_OK;
     lm_buf_release(&sound);
-    return st;
+    return st == LM_OK ? st : lm_fail(err, st, "%s", first.text);
 }
 
 lm_status lm_fields_parse(lm_str body, const char *type, json_t **out, lm_err *err) {

@@ -9,6 +9,7 @@ static ollama_request read_ok(ollama_form form, const char *body) {
     ollama_request r = {0};
     lm_err err = {0};
     expect_ok(ollama_request_read(lm_str_of(body), form, &r, &err), err);
+    assert_string_equal(err.text, "");
     return r;
 }
 
