@@ -374,7 +374,9 @@ uint16_t lm_server_port(const lm_server *s) {
 void lm_server_quiesce(lm_server *s) {
     if (atomic_exchange(&s->quiesced, true)) return;
     MHD_socket fd = MHD_quiesce_daemon(s->daemon);
-    if (fd != MHD_INVALID_SOCKET) close(fd);
+    if (fd == MHD_INVALID_SOCKET) return;
+    shutdown(fd, SHUT_RDWR); /* closing alone waits until the http thread's poll lets go of it */
+    close(fd);
 }
 
 uint32_t lm_server_open_exchanges(lm_server *s) {
