@@ -1,6 +1,8 @@
 /* matmul_neon.h (private to cpu/matmul_neon*) - the NEON products of quantised matrices, compiled three
  * times: for every processor (matmul_neon.c), with the dot product instruction SDOT (matmul_neon_dot.c) and
- * with SMMLA, which multiplies 2 x 8 codes by 8 x 2 (matmul_neon_i8mm.c).
+ * with SMMLA, which multiplies 2 x 8 codes by 8 x 2 (matmul_neon_i8mm.c). LM_NEON_DOTPROD or LM_NEON_I8MM,
+ * defined before this is included, says which; what the compiler may use does not: it may be told of more
+ * than the set's name promises.
  *
  * Codes become signed bytes, 32 columns (a block) at a time: those of up to 6 bits are themselves, 8-bit ones
  * lose 128 (128 * scale moves into the bias), mxfp4 is twice its value. Nothing can saturate: sums are of 32
@@ -185,7 +187,7 @@ LM_INLINE void rows_of_tile(uint32_t n, uint32_t n1, uint32_t row[TILE]) {
  *     i8mm    rows 2i, 2i + 1 of W by rows 2j, 2j + 1 of x (odd numbers of rows repeat the last one)
  *     others  rows 4i to 4i + 3 of W for row j of x
  */
-#if defined(__ARM_FEATURE_MATMUL_INT8)
+#if defined(LM_NEON_I8MM)
 enum { W_VECTORS = 4 };
 
 LM_INLINE int x_vectors(int rows) {
@@ -269,7 +271,7 @@ LM_INLINE int x_vectors(int rows) {
 
 /* Four lanes that add up to Σ w * x over a block of one row. */
 LM_INLINE int32x4_t dot_block(const int8x16_t w[2], const int8x16_t x[2]) {
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(LM_NEON_DOTPROD)
     return vdotq_s32(vdotq_s32(vdupq_n_s32(0), w[0], x[0]), w[1], x[1]);
 #else
     int32x4_t sum = vdupq_n_s32(0);
@@ -290,7 +292,7 @@ LM_INLINE void load_x(lm_act_layout layout, int rows, uint32_t cols, uint32_t b,
     for (int j = 0; j < rows; j++) block_at(layout, cols, b, x[j], v + 2 * j);
 }
 
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(LM_NEON_DOTPROD)
 /* Four rows' block: (8 steps, 4 rows, 4) */
 LM_INLINE void put_quad(const int8x16_t r[4][2], int8_t *to) {
     for (int h = 0; h < 2; h++) {
@@ -514,7 +516,7 @@ static void multiply_many(const lm_matrix *w, uint32_t expert, const char *acts,
 /* ---- one row of x -----------------------------------------------------------------------------------------
  */
 
-#if !defined(__ARM_FEATURE_MATMUL_INT8)
+#if !defined(LM_NEON_I8MM)
 /* Columns of t of 8 rows of W: y[0..1] += their products with one row. */
 LM_INLINE void one_chunk(int bits, const tile *t, const uint8_t *const *row, uint32_t cols, const char *act,
                          float32x4_t (*y)[ROWS]) {

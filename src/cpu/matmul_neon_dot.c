@@ -1,5 +1,6 @@
 /* matmul_neon_dot.c - the NEON products with the dot product instruction; compiled with
  * -march=armv8.2-a+dotprod. */
+#define LM_NEON_DOTPROD
 #include "cpu/matmul_neon.h"
 
 void lm_matmul_neon_dotprod(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
