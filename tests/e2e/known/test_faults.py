@@ -198,6 +198,20 @@ def test_a_broken_model_fails_its_own_requests_only(start, tmp_path, tiny_models
     server.wait_idle()
 
 
+def test_a_model_with_a_damaged_text_file_is_still_shown(start, tmp_path, tiny_models):
+    import shutil
+
+    broken = tmp_path / "roots" / "broken"
+    shutil.copytree(tiny_models / "tiny-tuned", broken)
+    (broken / "tokenizer_config.json").write_text('{"chat_template":')
+    server = start("--root", str(broken.parent))
+    shown = server.json("POST", "/api/show", {"model": "broken", "verbose": True})
+    assert shown["model_info"]["general.architecture"] == "llama" and shown["tensors"] and shown["license"]
+    assert "template" not in shown and "parameters" not in shown and shown["capabilities"] == ["completion"]
+    status, _, text = server.request("POST", "/api/generate", {"model": "broken", "prompt": "x"})
+    assert status == 500 and "tokenizer_config.json" in json.loads(text)["error"]
+
+
 # ---- delete
 
 
