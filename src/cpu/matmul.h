@@ -1,5 +1,5 @@
 /* matmul.h (private to cpu/) - the product part of lm_kernels (kernels.h says what each function promises),
- * one matmul per feature set; the tables kernels_*.c pick from here.
+ * one matmul per feature set; the tables of kernels.c pick from here.
  *
  *     set          act_kind                act_prepare                matmul                 matmul_step
  *     reference    lm_act_kind_reference   lm_act_prepare             lm_matmul_reference    1

@@ -1,6 +1,6 @@
 /* vector.h (private to cpu/) - the part of lm_kernels that is not products: one set of functions per feature
- * set, the tables kernels_*.c pick from here. kernels.h says what each promises. Nothing needs alignment or a
- * multiple of anything.
+ * set, the tables of kernels.c pick from here. kernels.h says what each promises. Nothing needs alignment or
+ * a multiple of anything.
  *
  * Exactness: the reference sums and gates in double. The others use a polynomial e^x within 2 ulp (clamped to
  * [-87.3, 88.3]); what they compute is within 1e-6 of the reference, relative, or 1e-7 absolute.
