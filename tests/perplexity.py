@@ -62,6 +62,15 @@ def reference(directory, ids, window):
     return math.exp(total / count), count
 
 
+def windows(ids, window):
+    """Whole windows from four beginnings, one after the other: each token is met in several contexts. How far rounding moves
+    a perplexity depends on chance (0.15 % for 1,500 tokens of a small model); more contexts average that out."""
+    cut = []
+    for first in range(0, window, window // 4):
+        cut += ids[first : first + (len(ids) - first) // window * window]
+    return cut
+
+
 def digest(ids, window, weights):
     total = hashlib.sha256(repr((ids, window)).encode())
     for path in weights:
@@ -92,6 +101,7 @@ def main():
 
         text = TEXT.read_text(encoding="utf-8")
         ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+        ids = windows(ids, a.window)
         weights = sorted(directory.glob("*.safetensors"))
         key = f"{directory.name}-{digest(ids, a.window, weights)}"
         ids_file, cached = cache / f"{key}.ids", cache / f"{key}.json"
@@ -101,6 +111,8 @@ def main():
         if key not in known or a.record:
             want, count = reference(directory, ids, a.window)
             known[key] = {"perplexity": want, "tokens": count}
+            for other in [k for k in recorded if k.rpartition("-")[0] == directory.name]:
+                del recorded[other]
             cached.write_text(json.dumps(known[key]))
         want = known[key]
         command = [a.program, "--model", str(directory), "--ids", str(ids_file), "--window", str(a.window)]
