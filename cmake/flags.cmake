@@ -1,7 +1,8 @@
 # Warnings, hardening and sanitizers, the same for every room. SIMD flags are set per file in src/cpu.
-set(LM_WARNINGS -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wmissing-prototypes
-    -Wstrict-prototypes -Wvla -Wcast-qual -Wpointer-arith -Wundef)
+set(LM_WARNINGS -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wvla -Wcast-qual -Wpointer-arith -Wundef
+    $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>)
 set(CMAKE_C_FLAGS_RELEASE "-O2 -g")
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g")
 set(CMAKE_C_FLAGS_DEBUG "-Og -g")
 add_compile_options(${LM_WARNINGS} -fno-math-errno -ffp-contract=on)
 if(LM_SANITIZE)
@@ -10,7 +11,7 @@ if(LM_SANITIZE)
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT APPLE)
     add_compile_options(-fstack-protector-strong)
     add_compile_definitions(_FORTIFY_SOURCE=2)
-    add_link_options(-pie -Wl,-z,relro,-z,now -Wl,--gc-sections)
+    add_link_options($<$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>:-pie> -Wl,-z,relro,-z,now -Wl,--gc-sections)
 endif()
 if(LM_FUZZ)
     add_compile_options(-fsanitize=fuzzer-no-link)

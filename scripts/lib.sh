@@ -30,6 +30,7 @@ pc:jansson        libjansson-dev         jansson
 pc:libcrypto      libssl-dev             openssl@3
 cmd:python3       python3                python
 venv:             python3-venv           -
+gpu:mlx           -                      mlx
 file:/etc/ssl/certs/ca-certificates.crt ca-certificates -'
 
 LM_NEEDS_CHECK='
@@ -63,6 +64,7 @@ lm_has_need() {
     cmd:*) have "${1#cmd:}" ;;
     pc:*) have pkg-config && pkg-config --exists "${1#pc:}" ;;
     file:*) lm_is_mac || [ -e "${1#file:}" ] ;;
+    gpu:mlx) [ "$(uname -m)" != arm64 ] || brew list mlx >/dev/null 2>&1 ;; # Apple's library, where it has a GPU
     venv:*) have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     fuzz:*) [ -n "$(find /usr/lib/llvm-14/lib -name 'libclang_rt.fuzzer-*.a' 2>/dev/null | head -n 1)" ] ;;
     esac

@@ -188,10 +188,14 @@ static void health(lm_call *call) {
     lm_buf_printf(
         &b,
         "{\"status\":\"ok\",\"version\":\"%s\",\"models\":%u,\"running\":%u,\"waiting\":%u,\"requests\":%llu,"
-        "\"failed\":%llu,\"cancelled\":%llu,\"prompt_tokens\":%llu,\"eval_tokens\":%llu}",
+        "\"failed\":%llu,\"cancelled\":%llu,\"prompt_tokens\":%llu,\"eval_tokens\":%llu,\"backend\":\"%s\","
+        "\"device\":",
         call->api->config.version, s.n_models, s.n_running, s.n_waiting, (unsigned long long)s.n_requests,
         (unsigned long long)s.n_failed, (unsigned long long)s.n_cancelled,
-        (unsigned long long)s.n_prompt_tokens, (unsigned long long)s.n_eval_tokens);
+        (unsigned long long)s.n_prompt_tokens, (unsigned long long)s.n_eval_tokens, s.backend);
+    lm_json_write_string(&b, lm_str_of(s.device.device));
+    lm_buf_printf(&b, ",\"gpu\":%s,\"memory_budget\":%llu}", s.device.gpu ? "true" : "false",
+                  (unsigned long long)s.memory_budget);
     lm_reply_json(call, 200, &b);
     lm_buf_release(&b);
 }

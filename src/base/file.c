@@ -10,6 +10,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
+#endif
 
 static lm_status fail_errno(lm_err *err, const char *doing, const char *path) {
     int e = errno;
@@ -187,6 +190,19 @@ char *lm_path_join(const char *dir, const char *name) {
     char *path = lm_alloc(total);
     snprintf(path, total, "%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
     return path;
+}
+
+bool lm_program_path(char out[PATH_MAX]) {
+#ifdef __APPLE__
+    char raw[PATH_MAX];
+    uint32_t size = sizeof raw;
+    return _NSGetExecutablePath(raw, &size) == 0 && realpath(raw, out);
+#else
+    ssize_t n = readlink("/proc/self/exe", out, PATH_MAX - 1);
+    if (n <= 0) return false;
+    out[n] = '\0';
+    return true;
+#endif
 }
 
 char *lm_path_home(const char *below) {

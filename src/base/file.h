@@ -2,6 +2,8 @@
 #ifndef LM_FILE_H
 #define LM_FILE_H
 
+#include <limits.h>
+
 #include "base/base.h"
 
 /* A whole file mapped read-only. The bytes are valid until lm_map_close; a file that is truncated by somebody else
@@ -30,5 +32,7 @@ bool lm_path_is_dir(const char *path);
 bool lm_path_is_file(const char *path);
 char *lm_path_join(const char *dir, const char *name); /* the caller frees */
 char *lm_path_home(const char *below);                 /* $HOME/below, the caller frees; "." when there is no home */
+/* The running program, symbolic links resolved; false when the system does not say. */
+bool lm_program_path(char out[PATH_MAX]);
 
 #endif

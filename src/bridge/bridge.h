@@ -24,7 +24,9 @@ typedef struct bridge_config {
     const char *models; /* the own store, NULL: ~/.mlx-ollama/models */
     const char **roots;
     uint32_t n_roots;
-    const char *cpu_features; /* NULL: the best */
+    enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_MLX } backend;
+    enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
+    const char *cpu_features;                            /* NULL: the best */
     uint32_t n_threads;       /* 0: all cores */
     uint32_t n_parallel, max_queue, max_models, default_ctx;
     int64_t keep_alive_ns;

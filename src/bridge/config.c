@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define DEFAULT_PORT 11434
+#define MAX_PARALLEL 1024
 #define SECOND_NS    INT64_C(1000000000)
 
 void bridge_usage(void) {
@@ -21,7 +22,9 @@ void bridge_usage(void) {
          "  --host ADDRESS       address to listen on (127.0.0.1)\n"
          "  --models DIR         the own store (~/.mlx-ollama/models)\n"
          "  --root DIR           a further directory that holds model directories; may be repeated\n"
-         "  --backend auto|cpu   what computes (auto)\n"
+         "  --backend auto|cpu|mlx  what computes: our CPU kernels, or Apple's MLX; auto takes MLX where it\n"
+         "                       has a GPU (Metal, CUDA), else the CPU\n"
+         "  --device auto|gpu|cpu   where MLX computes (auto: its GPU; its CPU code is slow)\n"
          "  --cpu-features SET   force a set of CPU kernels: reference, portable, avx2, avx512, "
          "avx512-bf16,\n"
          "                       neon, neon-dotprod, neon-i8mm (the best this processor runs)\n"
@@ -153,6 +156,9 @@ static lm_status read_environment(bridge_config *c, lm_err *err) {
     c->port = (uint16_t)port;
     if (st == LM_OK) st = env_keep_alive(&c->keep_alive_ns, err);
     if (st == LM_OK) st = env_u32("OLLAMA_NUM_PARALLEL", &c->n_parallel, err);
+    if (st == LM_OK && c->n_parallel > MAX_PARALLEL)
+        st = lm_fail(err, LM_INVALID, "OLLAMA_NUM_PARALLEL is %u: at most %d work together", c->n_parallel,
+                     MAX_PARALLEL);
     if (st == LM_OK) st = env_u32("OLLAMA_MAX_QUEUE", &c->max_queue, err);
     if (st == LM_OK) st = env_u32("OLLAMA_MAX_LOADED_MODELS", &c->max_models, err);
     if (st == LM_OK) st = env_u32("OLLAMA_CONTEXT_LENGTH", &c->default_ctx, err);
@@ -165,15 +171,35 @@ static lm_status read_environment(bridge_config *c, lm_err *err) {
 
 /* ---- command line */
 
-enum { PORT = 256, HOST, MODELS, ROOT, BACKEND, CPU_FEATURES, THREADS, DRAIN, VERBOSE, HELP, VERSION };
+enum {
+    PORT = 256,
+    HOST,
+    MODELS,
+    ROOT,
+    BACKEND,
+    DEVICE,
+    CPU_FEATURES,
+    THREADS,
+    DRAIN,
+    VERBOSE,
+    HELP,
+    VERSION
+};
 
 static const struct option options[] = {
-    {"port", required_argument, NULL, PORT},       {"host", required_argument, NULL, HOST},
-    {"models", required_argument, NULL, MODELS},   {"root", required_argument, NULL, ROOT},
-    {"backend", required_argument, NULL, BACKEND}, {"cpu-features", required_argument, NULL, CPU_FEATURES},
-    {"threads", required_argument, NULL, THREADS}, {"drain", required_argument, NULL, DRAIN},
-    {"verbose", no_argument, NULL, VERBOSE},       {"help", no_argument, NULL, HELP},
-    {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0},
+    {"port", required_argument, NULL, PORT},
+    {"host", required_argument, NULL, HOST},
+    {"models", required_argument, NULL, MODELS},
+    {"root", required_argument, NULL, ROOT},
+    {"backend", required_argument, NULL, BACKEND},
+    {"cpu-features", required_argument, NULL, CPU_FEATURES},
+    {"threads", required_argument, NULL, THREADS},
+    {"drain", required_argument, NULL, DRAIN},
+    {"verbose", no_argument, NULL, VERBOSE},
+    {"help", no_argument, NULL, HELP},
+    {"version", no_argument, NULL, VERSION},
+    {"device", required_argument, NULL, DEVICE},
+    {NULL, 0, NULL, 0},
 };
 
 static lm_status number(const char *option, const char *text, uint64_t max, uint64_t *out, lm_err *err) {
@@ -182,11 +208,13 @@ static lm_status number(const char *option, const char *text, uint64_t max, uint
                    (unsigned long long)max);
 }
 
-static lm_status check_backend(const char *name, lm_err *err) {
-    if (!strcmp(name, "auto") || !strcmp(name, "cpu")) return LM_OK;
-    if (!strcmp(name, "mlx"))
-        return lm_fail(err, LM_INVALID, "--backend mlx: this build has no MLX backend; use --backend cpu");
-    return lm_fail(err, LM_INVALID, "--backend %s: there are auto and cpu", name);
+/* One of three words, as its number. */
+static lm_status one_of(const char *option, const char *value, const char *const words[3], uint64_t *out,
+                        lm_err *err) {
+    for (*out = 0; *out < 3; ++*out)
+        if (!strcmp(value, words[*out])) return LM_OK;
+    return lm_fail(err, LM_INVALID, "%s %s: there are %s, %s and %s", option, value, words[0], words[1],
+                   words[2]);
 }
 
 static lm_status take_option(bridge_config *c, int option, const char *value, lm_err *err) {
@@ -204,7 +232,14 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
         break;
     case MODELS: c->models = value; break;
     case ROOT: c->roots[c->n_roots++] = value; break;
-    case BACKEND: return check_backend(value, err);
+    case BACKEND:
+        st = one_of("--backend", value, (const char *const[]){"auto", "cpu", "mlx"}, &n, err);
+        c->backend = n;
+        break;
+    case DEVICE:
+        st = one_of("--device", value, (const char *const[]){"auto", "cpu", "gpu"}, &n, err);
+        c->device = n;
+        break;
     case CPU_FEATURES: c->cpu_features = value; break;
     case THREADS:
         st = number("--threads", value, 1024, &n, err);

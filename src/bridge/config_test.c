@@ -91,14 +91,19 @@ static void keep_alive_is_seconds_or_a_duration(void **state) {
 static void wrong_usage_says_what_is_right(void **state) {
     (void)state;
     clear_environment();
-    char *mlx[] = {"bridge", "--backend", "mlx", NULL};
-    read_args(3, mlx, LM_INVALID, "use --backend cpu");
+    char *backend[] = {"bridge", "--backend", "abacus", NULL};
+    read_args(3, backend, LM_INVALID, "there are auto, cpu and mlx");
+    char *device[] = {"bridge", "--device", "tpu", NULL};
+    read_args(3, device, LM_INVALID, "there are auto, cpu and gpu");
     char *port[] = {"bridge", "--port", "70000", NULL};
     read_args(3, port, LM_INVALID, "65535");
     char *word[] = {"bridge", "dance", NULL};
     read_args(2, word, LM_INVALID, "serve, import and list");
     char *import[] = {"bridge", "import", NULL};
     read_args(2, import, LM_INVALID, "FILE.gguf");
+    setenv("OLLAMA_NUM_PARALLEL", "5000", 1);
+    read_args(1, (char *[]){"bridge", NULL}, LM_INVALID, "at most 1024");
+    unsetenv("OLLAMA_NUM_PARALLEL");
     setenv("OLLAMA_MAX_QUEUE", "many", 1);
     char *none[] = {"bridge", NULL};
     read_args(1, none, LM_INVALID, "OLLAMA_MAX_QUEUE");

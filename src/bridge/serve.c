@@ -15,6 +15,7 @@
 #include "cpu/cpu.h"
 #include "engine/engine.h"
 #include "http/http.h"
+#include "mlx/backend.h"
 #include "store/store.h"
 
 #define MAX_BODY        (128u << 20) /* bytes: a few photographs in base64 */
@@ -72,12 +73,34 @@ static bool is_loopback(const char *host) {
     return !strcmp(host, "::1") || lm_str_eq_nocase(lm_str_of(host), LM_STR("localhost"));
 }
 
+/* The one place where it is decided what computes. */
+static lm_status choose_backend(const bridge_config *c, const lm_backend **out, lm_err *err) {
+    *out = &lm_cpu_backend;
+    if (c->backend == BACKEND_CPU || (c->backend == BACKEND_AUTO && !lm_mlx_likely())) return LM_OK;
+    lm_status st = lm_mlx_load(c->device == DEVICE_CPU ? LM_MLX_CPU : LM_MLX_GPU, out, err);
+    if (c->backend == BACKEND_MLX && c->device == DEVICE_AUTO && st == LM_UNSUPPORTED) {
+        lm_log(LM_LOG_WARN, "MLX finds no GPU, its CPU code is slow",
+               "backend=mlx device=cpu faster=\"--backend cpu\"");
+        return lm_mlx_load(LM_MLX_CPU, out, err);
+    }
+    if (c->backend == BACKEND_MLX || st == LM_OK) return st;
+    lm_buf why;
+    lm_buf_init(&why, sizeof err->text + 64);
+    lm_log_field(&why, "why", lm_str_of(err->text));
+    lm_log(LM_LOG_INFO, "no MLX, the CPU computes", "%.*s", (int)why.len, why.ptr);
+    lm_buf_release(&why);
+    *out = &lm_cpu_backend;
+    return LM_OK;
+}
+
 static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
     lm_store_config store = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
     lm_status st = lm_store_open(&b->store, &store, err);
     if (st != LM_OK) return st;
 
-    lm_engine_config engine = {.backend = &lm_cpu_backend,
+    const lm_backend *backend = NULL;
+    if ((st = choose_backend(c, &backend, err)) != LM_OK) return st;
+    lm_engine_config engine = {.backend = backend,
                                .cpu_features = c->cpu_features,
                                .n_threads = c->n_threads,
                                .n_parallel = c->n_parallel,

@@ -200,11 +200,17 @@ static uint32_t cpu_seq_len(const lm_seq *seq) {
     return seq->len;
 }
 
+static void cpu_info(lm_backend_info *out) {
+    *out = (lm_backend_info){0};
+    snprintf(out->device, sizeof out->device, "%s", lm_cpu_features()[0]);
+}
+
 /* ---- the table -------------------------------------------------------------------------------------------
  */
 
 const lm_backend lm_cpu_backend = {
     .name = "cpu",
+    .info = cpu_info,
     .open = cpu_open,
     .close = cpu_close,
     .memory = cpu_memory,

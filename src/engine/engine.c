@@ -20,6 +20,9 @@ lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err
     if (!e->config.n_parallel) e->config.n_parallel = 1;
     if (!e->config.max_queue) e->config.max_queue = 512;
     if (!e->config.default_ctx) e->config.default_ctx = 4096;
+    lm_backend_info device;
+    config->backend->info(&device);
+    if (!e->config.memory_budget) e->config.memory_budget = device.memory;
     if (!e->config.memory_budget) e->config.memory_budget = machine_memory() / 4 * 3;
     if (!e->config.memory_budget) e->config.memory_budget = UINT64_MAX;
     e->cpu_features = config->cpu_features ? lm_strdup(config->cpu_features) : NULL;
@@ -168,6 +171,9 @@ uint32_t lm_engine_list(lm_engine *e, lm_loaded *out, uint32_t room) {
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
+    out->backend = e->config.backend->name;
+    out->memory_budget = e->config.memory_budget;
+    e->config.backend->info(&out->device);
     for (const lm_runner *r = e->runners; r; r = r->next) {
         out->n_running += r->n_running;
         out->n_models += !leaves(r);

@@ -28,7 +28,8 @@ typedef struct lm_engine_config {
     uint32_t max_models;        /* loaded at a time (OLLAMA_MAX_LOADED_MODELS), 0: as memory allows */
     uint32_t default_ctx;       /* OLLAMA_CONTEXT_LENGTH, 4096 when 0 */
     int64_t keep_alive_ns;      /* negative: for ever */
-    uint64_t memory_budget;     /* bytes for all models together, 0: three quarters of the machine's memory */
+    uint64_t memory_budget;     /* bytes for all models together, 0: what the backend's device is made for, else
+                                   three quarters of the machine's memory */
 } lm_engine_config;
 
 lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err *err) LM_CHECKED;
@@ -168,6 +169,9 @@ uint32_t lm_engine_list(lm_engine *e, lm_loaded *out, uint32_t room);
 typedef struct lm_engine_stats {
     uint64_t n_requests, n_failed, n_cancelled, n_prompt_tokens, n_eval_tokens;
     uint32_t n_running, n_waiting, n_models;
+    const char *backend; /* its name */
+    lm_backend_info device;
+    uint64_t memory_budget; /* bytes */
 } lm_engine_stats;
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out);
 

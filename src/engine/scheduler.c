@@ -304,7 +304,9 @@ static void report(core *c, lm_status st, const lm_err *err) {
         lm_memory m = {0};
         c->b->memory(lm_model_device(c->model), &m);
         r->bytes = m.weights + m.kv_room + m.scratch;
-        r->device_bytes = strcmp(c->b->name, "cpu") == 0 ? 0 : r->bytes;
+        lm_backend_info device;
+        c->b->info(&device);
+        r->device_bytes = device.gpu ? r->bytes : 0;
     }
     pthread_cond_broadcast(&r->front_cond);
 }

@@ -9,11 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __APPLE__
-#include <mach-o/dyld.h>
-#endif
-#include <limits.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "store/private.h"
@@ -166,23 +161,9 @@ const char *lm_aliases_default_tag(const lm_aliases *a, const lm_name *name) {
     return NULL;
 }
 
-/* The running program, symbolic links resolved; false when the system does not say. */
-static bool program_path(char out[PATH_MAX]) {
-#ifdef __APPLE__
-    char raw[PATH_MAX];
-    uint32_t size = sizeof raw;
-    return _NSGetExecutablePath(raw, &size) == 0 && realpath(raw, out);
-#else
-    ssize_t n = readlink("/proc/self/exe", out, PATH_MAX - 1);
-    if (n <= 0) return false;
-    out[n] = '\0';
-    return true;
-#endif
-}
-
 lm_status lm_aliases_installed(char **path, lm_err *err) {
     char program[PATH_MAX];
-    if (!program_path(program)) return lm_fail(err, LM_IO, "cannot find out where this program lies");
+    if (!lm_program_path(program)) return lm_fail(err, LM_IO, "cannot find out where this program lies");
     for (int up = 0; up < 2; up++) {
         char *slash = strrchr(program, '/');
         if (slash) *slash = '\0';

@@ -103,8 +103,16 @@ typedef struct lm_device_config {
     lm_kv_shape kv;
 } lm_device_config;
 
+/* What a backend computes on. */
+typedef struct lm_backend_info {
+    bool gpu;         /* models lie in the memory of a GPU, or in memory that it shares */
+    char device[96];  /* "avx2", "Apple M4 Max" */
+    uint64_t memory;  /* bytes that models should stay below; 0: the backend has no opinion */
+} lm_backend_info;
+
 typedef struct lm_backend {
     const char *name; /* "cpu", "mlx" */
+    void (*info)(lm_backend_info *out); /* before any device is open, too */
 
     /* -- life */
     lm_status (*open)(lm_device **out, const lm_device_config *config, lm_err *err);

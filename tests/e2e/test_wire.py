@@ -1,6 +1,7 @@
 """What goes over the wire, byte by byte where clients depend on it."""
 import concurrent.futures
 import json
+import os
 import re
 import socket
 import time
@@ -35,6 +36,8 @@ def test_version_is_plain_semver(bridge):
 def test_health(bridge):
     status, answer = bridge.json("GET", "/health")
     assert status == 200 and answer["status"] == "ok"
+    assert answer["backend"] == "cpu" and answer["device"] and answer["gpu"] is False
+    assert 0 < answer["memory_budget"] < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 
 def test_unknown_paths_and_methods(bridge):

@@ -143,7 +143,12 @@ static void fake_memory(const lm_device *d, lm_memory *out) {
     *out = (lm_memory){.weights = fake.small, .kv = d->used, .kv_room = 1000, .scratch = 24};
 }
 
+static void fake_info(lm_backend_info *out) {
+    *out = (lm_backend_info){.device = "nothing"};
+}
+
 const lm_backend fake_backend = {
+    .info = fake_info,
     .name = "cpu",
     .memory = fake_memory,
     .seq_open = fake_seq_open,

@@ -1,0 +1,142 @@
+/* module.hpp (private to mlx/) - what lies behind tensor.h's handles, and how exceptions become errors. */
+#ifndef LM_MLX_MODULE_HPP
+#define LM_MLX_MODULE_HPP
+
+#include <mlx/mlx.h>
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+extern "C" {
+#include "tensor/tensor.h"
+}
+
+namespace mx = mlx::core;
+
+struct lm_device {
+    mx::Device where = mx::Device::cpu;
+    std::string description;
+    lm_kv_shape kv = {};
+    uint64_t kv_bytes = 0; /* that sequences may take */
+    uint64_t kv_used = 0;
+    uint64_t weight_bytes = 0;
+    uint32_t max_batch = 0;         /* rows of a step */
+    std::optional<mx::Dtype> dtype; /* of activations: that of the first scales, f32 on the CPU device */
+    bool in_step = false;
+};
+
+struct lm_linear {
+    lm_device *dev;
+    mx::array codes; /* (rows, ...), with n_experts > 1 (n_experts, rows, ...) */
+    std::optional<mx::array> scales, biases, bias;
+    lm_quant_spec quant;
+    const char *mode; /* MLX's name of the form */
+    uint32_t n_experts, rows, cols;
+    uint64_t bytes;
+};
+
+struct lm_vector {
+    lm_device *dev;
+    mx::array numbers;             /* f32 */
+    std::optional<mx::array> cast; /* in the type that asked last */
+    uint64_t bytes;
+};
+
+/* Keys and values of a sequence: per layer (1, n_kv_heads, room, head_dim), of which `len` are meant. */
+struct lm_seq {
+    lm_device *dev;
+    uint32_t len = 0, room = 0;
+    bool in_step = false, lost = false; /* lost: a step that wrote them failed half-way */
+    std::vector<mx::array> keys, values;
+};
+
+struct lm_tensor {
+    mx::array a; /* (n_rows, width) */
+};
+
+struct lm_step {
+    lm_device *dev;
+    std::vector<lm_slice> slices;
+    std::vector<uint32_t> first_row;
+    uint32_t n_rows = 0;
+    bool decoding = true; /* one row for each slice */
+    bool computed = false;
+    std::optional<mx::array> positions; /* of the slices' first rows, (n_slices) */
+    std::deque<lm_tensor> tensors;
+    std::vector<mx::array> read; /* what read() gave pointers into */
+    lm_status status = LM_OK;
+    lm_err err = {};
+};
+
+void lm_mlx_fail(lm_step *s, lm_status status, const char *text);
+lm_tensor *lm_mlx_tensor(lm_step *s, mx::array a);
+/* Computes `wanted` and the keys and values that the step has added; false: the step has failed. */
+bool lm_mlx_compute(lm_step *s, std::vector<mx::array> wanted);
+
+/* Runs f; an exception becomes LM_NO_MEMORY or LM_INTERNAL with MLX's text. */
+template <typename F> lm_status lm_mlx_guard(lm_err *err, F f) {
+    try {
+        f();
+        return LM_OK;
+    } catch (const std::bad_alloc &) {
+        return lm_fail(err, LM_NO_MEMORY, "MLX has no memory left");
+    } catch (const std::exception &e) {
+        bool memory = std::string(e.what()).find("alloc") != std::string::npos;
+        return lm_fail(err, memory ? LM_NO_MEMORY : LM_INTERNAL, "MLX: %s", e.what());
+    } catch (...) {
+        return lm_fail(err, LM_INTERNAL, "MLX failed without a text");
+    }
+}
+
+/* The same within a step: after a failure ops do nothing and give NULL. */
+template <typename F> lm_tensor *lm_mlx_op(lm_step *s, F f) {
+    if (s->status != LM_OK) return nullptr;
+    lm_tensor *out = nullptr;
+    lm_err err = {};
+    lm_status st = lm_mlx_guard(&err, [&] { out = lm_mlx_tensor(s, f()); });
+    if (st != LM_OK) lm_mlx_fail(s, st, err.text);
+    return st == LM_OK ? out : nullptr;
+}
+
+/* y = x Wᵀ + b for x (..., cols). */
+mx::array lm_mlx_product(const mx::array &x, const lm_linear *w);
+/* The same for the experts `which` (n, k) of a stack: x (n, 1 or k, 1, cols), y (n, k, 1, rows). */
+mx::array lm_mlx_product_of(const mx::array &x, const lm_linear *w, const mx::array &which);
+const mx::array &lm_mlx_numbers(const lm_vector *v, mx::Dtype dtype);
+
+/* -- weights.cpp */
+lm_status lm_mlx_linear(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_linear **out,
+                        lm_err *err);
+lm_status lm_mlx_vector(lm_device *dev, const lm_view *v, float offset, lm_vector **out, lm_err *err);
+void lm_mlx_linear_free(lm_linear *w);
+void lm_mlx_vector_free(lm_vector *v);
+
+/* -- kv.cpp */
+lm_status lm_mlx_seq_open(lm_device *dev, lm_seq **out, lm_err *err);
+void lm_mlx_seq_close(lm_seq *seq);
+uint32_t lm_mlx_seq_len(const lm_seq *seq);
+void lm_mlx_seq_trim(lm_seq *seq, uint32_t n_tokens);
+lm_status lm_mlx_seq_fork(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err);
+lm_status lm_mlx_seq_reserve(lm_seq *seq, uint32_t n_tokens, lm_err *err);
+mx::Dtype lm_mlx_kv_dtype(const lm_device *dev);
+
+/* -- ops.cpp */
+lm_tensor *lm_mlx_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);
+lm_tensor *lm_mlx_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps);
+void lm_mlx_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out);
+lm_tensor *lm_mlx_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);
+lm_tensor *lm_mlx_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n);
+lm_tensor *lm_mlx_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m);
+lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m);
+lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x);
+lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
+lm_tensor *lm_mlx_scale(lm_step *s, lm_tensor *x, float scale, float cap);
+const float *lm_mlx_read(lm_step *s, const lm_tensor *x);
+
+/* -- attention.cpp */
+lm_tensor *lm_mlx_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k,
+                            const lm_tensor *v);
+
+#endif

@@ -1,0 +1,205 @@
+/* ops.cpp - the ops of tensor.h but for attention: each records a part of MLX's graph, read() computes it. */
+#include <cstring>
+
+#include "module.hpp"
+
+void lm_mlx_fail(lm_step *s, lm_status status, const char *text) {
+    if (s->status != LM_OK) return;
+    s->status = lm_fail(&s->err, status, "%s", text);
+}
+
+lm_tensor *lm_mlx_tensor(lm_step *s, mx::array a) {
+    return &s->tensors.emplace_back(lm_tensor{std::move(a)});
+}
+
+namespace {
+
+using arrays = std::vector<mx::array>;
+using chain = std::function<arrays(const arrays &)>;
+
+/* Chains of element-wise ops, each compiled to one kernel for every shape. */
+const chain &glu_of(lm_glu kind) {
+    static const chain silu =
+        mx::compile([](const arrays &x) { return arrays{x[0] * mx::sigmoid(x[0]) * x[1]}; }, true);
+    static const chain gelu_tanh = mx::compile(
+        [](const arrays &x) {
+            auto number = [&](float f) { return mx::array(f, x[0].dtype()); };
+            auto inner = number(0.7978845608f) * (x[0] + number(0.044715f) * x[0] * x[0] * x[0]);
+            return arrays{number(0.5f) * x[0] * (number(1) + mx::tanh(inner)) * x[1]};
+        },
+        true);
+    static const chain gelu = mx::compile(
+        [](const arrays &x) {
+            auto number = [&](float f) { return mx::array(f, x[0].dtype()); };
+            return arrays{number(0.5f) * x[0] * (number(1) + mx::erf(x[0] * number(0.70710678118f))) * x[1]};
+        },
+        true);
+    static const chain oss = mx::compile(
+        [](const arrays &x) {
+            auto number = [&](float f) { return mx::array(f, x[0].dtype()); };
+            auto gate = mx::minimum(x[0], number(7)), up = mx::clip(x[1], number(-7), number(7));
+            return arrays{gate * mx::sigmoid(number(1.702f) * gate) * (up + number(1))};
+        },
+        true);
+    switch (kind) {
+    case LM_GLU_GELU_TANH: return gelu_tanh;
+    case LM_GLU_GELU: return gelu;
+    case LM_GLU_OSS: return oss;
+    default: return silu;
+    }
+}
+
+/* act(gate) * up, both (..., width). */
+mx::array gated(const lm_mlp *m, const mx::array &gate, const mx::array &up) {
+    return glu_of(m->act)({gate, up})[0];
+}
+
+std::pair<mx::array, mx::array> halves(const mx::array &both, mx::Device where) {
+    arrays parts = mx::split(both, 2, -1, where);
+    return {parts[0], parts[1]};
+}
+
+/* Columns [first, first + width) of the last axis. */
+mx::array columns_of(const mx::array &x, uint32_t first, uint32_t width, mx::Device where) {
+    return mx::slice(x, {0, static_cast<int>(first)}, {x.shape(0), static_cast<int>(first + width)}, where);
+}
+
+mx::array indices(const uint32_t *index, uint32_t n) {
+    return mx::array(index, {static_cast<int>(n)}, mx::uint32);
+}
+
+} // namespace
+
+lm_tensor *lm_mlx_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale) {
+    for (uint32_t i = 0; i < n && s->status == LM_OK; i++)
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= table->rows) {
+            lm_err err = {};
+            lm_status st =
+                lm_fail(&err, LM_INVALID, "token %d; the model knows 0 to %u", tokens[i], table->rows - 1);
+            lm_mlx_fail(s, st, err.text);
+        }
+    return lm_mlx_op(s, [&] {
+        mx::Device where = s->dev->where;
+        mx::array ids(tokens, {static_cast<int>(n)}, mx::int32);
+        mx::array x = mx::take(table->codes, ids, 0, where);
+        if (table->quant.kind != LM_QUANT_NONE) {
+            std::optional<mx::array> biases;
+            if (table->biases) biases = mx::take(*table->biases, ids, 0, where);
+            x = mx::dequantize(x, mx::take(*table->scales, ids, 0, where), biases,
+                               static_cast<int>(table->quant.group), static_cast<int>(table->quant.bits),
+                               table->mode, std::nullopt, std::nullopt, where);
+        }
+        x = mx::astype(x, s->dev->dtype.value_or(mx::float32), where);
+        return scale == 1 ? x : mx::multiply(x, mx::array(scale, x.dtype()), where);
+    });
+}
+
+lm_tensor *lm_mlx_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps) {
+    return lm_mlx_op(s, [&] {
+        std::optional<mx::array> w;
+        if (weight) w = lm_mlx_numbers(weight, x->a.dtype());
+        return mx::fast::rms_norm(x->a, w, eps, s->dev->where);
+    });
+}
+
+void lm_mlx_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out) {
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = x ? lm_mlx_op(s, [&] { return lm_mlx_product(x->a, w[i]); }) : nullptr;
+}
+
+lm_tensor *lm_mlx_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width) {
+    return lm_mlx_op(s, [&] { return columns_of(x->a, first, width, s->dev->where); });
+}
+
+lm_tensor *lm_mlx_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n) {
+    return lm_mlx_op(s, [&] { return mx::take(x->a, indices(index, n), 0, s->dev->where); });
+}
+
+lm_tensor *lm_mlx_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
+    return lm_mlx_op(s, [&] {
+        if (m->fused) {
+            auto [gate, up] = halves(lm_mlx_product(x->a, m->fused), s->dev->where);
+            return lm_mlx_product(gated(m, gate, up), m->down);
+        }
+        return lm_mlx_product(gated(m, lm_mlx_product(x->a, m->gate), lm_mlx_product(x->a, m->up)), m->down);
+    });
+}
+
+lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
+    return lm_mlx_op(s, [&] {
+        mx::Device where = s->dev->where;
+        int k = static_cast<int>(m->top_k), n = x->a.shape(0), width = x->a.shape(1);
+        mx::array logits = mx::astype(lm_mlx_product(x->a, m->router), mx::float32, where);
+        if (m->softmax_first) logits = mx::softmax(logits, -1, true, where);
+        mx::array which =
+            mx::slice(mx::argpartition(mx::negative(logits, where), k - 1, -1, where), {0, 0}, {n, k}, where);
+        mx::array share = mx::take_along_axis(logits, which, -1, where);
+        if (!m->softmax_first)
+            share = mx::softmax(share, -1, true, where);
+        else if (m->renorm)
+            share = mx::divide(share, mx::sum(share, -1, true, where), where);
+        mx::array rows = mx::reshape(x->a, {n, 1, 1, width}, where);
+        const lm_mlp *e = &m->experts;
+        auto each = [&] {
+            if (e->fused) {
+                auto [gate, up] = halves(lm_mlx_product_of(rows, e->fused, which), where);
+                return gated(e, gate, up);
+            }
+            return gated(e, lm_mlx_product_of(rows, e->gate, which), lm_mlx_product_of(rows, e->up, which));
+        };
+        mx::array y = mx::squeeze(lm_mlx_product_of(each(), e->down, which), 2, where); /* (n, k, width) */
+        share = mx::expand_dims(mx::astype(share, y.dtype(), where), -1, where);
+        return mx::sum(mx::multiply(y, share, where), 1, false, where);
+    });
+}
+
+lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x) {
+    if (s->status != LM_OK || !x) return nullptr;
+    mx::array a = x->a;
+    s->tensors.clear();
+    return lm_mlx_tensor(s, std::move(a));
+}
+
+lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale) {
+    return lm_mlx_op(s, [&] {
+        mx::Device where = s->dev->where;
+        if (scale == 1) return mx::add(x->a, y->a, where);
+        return mx::add(x->a, mx::multiply(y->a, mx::array(scale, y->a.dtype()), where), where);
+    });
+}
+
+lm_tensor *lm_mlx_scale(lm_step *s, lm_tensor *x, float scale, float cap) {
+    return lm_mlx_op(s, [&] {
+        mx::Device where = s->dev->where;
+        mx::array a = scale == 1 ? x->a : mx::multiply(x->a, mx::array(scale, x->a.dtype()), where);
+        if (cap == 0) return a;
+        mx::array c(cap, a.dtype());
+        return mx::multiply(mx::tanh(mx::divide(a, c, where), where), c, where);
+    });
+}
+
+bool lm_mlx_compute(lm_step *s, std::vector<mx::array> wanted) {
+    if (s->status != LM_OK) return false;
+    lm_err err = {};
+    lm_status st = lm_mlx_guard(&err, [&] {
+        for (const lm_slice &slice : s->slices) {
+            wanted.insert(wanted.end(), slice.seq->keys.begin(), slice.seq->keys.end());
+            wanted.insert(wanted.end(), slice.seq->values.begin(), slice.seq->values.end());
+        }
+        mx::eval(wanted);
+    });
+    s->computed = true;
+    if (st == LM_OK) return true;
+    for (const lm_slice &slice : s->slices) slice.seq->lost = true;
+    lm_mlx_fail(s, st, err.text);
+    return false;
+}
+
+const float *lm_mlx_read(lm_step *s, const lm_tensor *x) {
+    lm_tensor *numbers = !x ? nullptr : lm_mlx_op(s, [&] {
+        return mx::contiguous(mx::astype(x->a, mx::float32, s->dev->where), false, s->dev->where);
+    });
+    if (!numbers || !lm_mlx_compute(s, {numbers->a})) return nullptr;
+    s->read.push_back(numbers->a);
+    return s->read.back().data<float>();
+}
