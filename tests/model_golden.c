@@ -206,6 +206,45 @@ static void the_fast_feature_sets_stay_close(void **state) {
     assert_int_equal(bad, 0);
 }
 
+/* The last logits of the prompt, bit for bit: in one step, and in pieces with another sequence beside them on more
+ * threads. A seed means the same answer whatever is cached and whoever else is served. */
+static int check_bits(const golden *g, const char *features) {
+    lm_model *m = open_case(g, features, 1), *busy = open_case(g, features, 3);
+    lm_seq *whole = open_seq(m), *cut = open_seq(busy), *other = open_seq(busy);
+    uint32_t row = PROMPT - 1, vocab = g->n_vocab;
+    float *want = test_malloc(vocab * sizeof *want);
+    memcpy(want, step(m, &(lm_slice){whole, PROMPT}, 1, g->tokens, &row, 1), vocab * sizeof *want);
+    const float *got = NULL;
+    for (uint32_t at = 0, n; at < PROMPT; at += n) {
+        static const uint32_t lengths[] = {1, 2, 9, 4, 17, 6};
+        n = lengths[at % 6] < PROMPT - at ? lengths[at % 6] : PROMPT - at;
+        lm_slice slices[] = {{other, 1}, {cut, n}};
+        int32_t tokens[PROMPT + 1] = {g->tokens[at]};
+        memcpy(tokens + 1, g->tokens + at, n * sizeof *tokens);
+        row = n;
+        got = step(busy, slices, 2, tokens, &row, 1);
+    }
+    int bad = memcmp(want, got, vocab * sizeof *want) != 0;
+    if (bad) print_error("%s with %s: other bits in pieces\n", g->name, features);
+    test_free(want);
+    lm_model_backend(m)->seq_close(whole);
+    lm_model_backend(busy)->seq_close(cut);
+    lm_model_backend(busy)->seq_close(other);
+    lm_model_close(m);
+    lm_model_close(busy);
+    return bad;
+}
+
+static void logits_do_not_depend_on_how_a_prompt_came(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0;
+    for (const char *const *f = lm_cpu_features(); *f; f++)
+        for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_bits(&g, *f);
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
 #endif
 
 /* Prefill in chunks without logits, then the rest. */
@@ -322,6 +361,7 @@ int main(void) {
         cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
 #ifndef LM_GOLDEN_MLX
         cmocka_unit_test(the_fast_feature_sets_stay_close),
+        cmocka_unit_test(logits_do_not_depend_on_how_a_prompt_came),
 #endif
     };
     return cmocka_run_group_tests_name("golden models", tests, NULL, NULL);

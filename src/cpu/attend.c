@@ -5,8 +5,10 @@
  * attention, arXiv 2205.14135); the query heads that share a kv head go together, so that keys and values are
  * read once for all of them.
  *
- * When there are too few pieces for the threads (one sequence decodes, far into its context), the pages are
- * dealt out too and the partial results of a block are merged afterwards.
+ * The softmax runs within a segment of SEGMENT_PAGES pages, and the segments' results are joined one after
+ * the other. When there are too few pieces for the threads (one sequence decodes, far into its context),
+ * segments are dealt out and joined afterwards, in the same order: what a query gets depends neither on the
+ * number of threads nor on the rest of the batch.
  */
 #include "device.h"
 
@@ -15,7 +17,7 @@
 
 #define BLOCK_QUERIES 96    /* tokens * heads of a block */
 #define SMALL_WORK    60000 /* multiplications below which one thread is faster */
-#define SEGMENT_PAGES 4     /* the fewest pages worth a piece of their own */
+#define SEGMENT_PAGES 4     /* the fewest pages worth a piece of their own; a power of two */
 #define MAX_GROUP     256   /* query heads of a kv head */
 
 /* ---- turns -----------------------------------------------------------------------------------------------
@@ -100,31 +102,70 @@ static void place_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thread)
 typedef struct piece {
     uint32_t slice, kv_head;
     uint32_t token, n_tokens; /* of the slice */
-    uint32_t page0, page1;    /* pages of the sequence */
-    float *part;      /* where a partial result goes, NULL when the piece is whole: m, l (group each), acc */
-    uint32_t n_parts; /* with the first piece of a divided block: how many there are, one behind the other */
+    uint32_t page0, page1;    /* pages of the sequence; only the first and last are not whole segments' */
+    float *parts;             /* where its segments' states go, NULL when the piece is the whole block */
+    uint32_t n_parts;         /* with the first piece of a divided block: of all its pieces, in order */
 } piece;
 
-/* A thread's memory for one block: queries, running maximum and sum, result, the kernel's scratch. */
+/* Where a running softmax over some keys stands, per query: the maximum m (-inf: no key yet), the sum l, the
+ * weighted values acc (head_dim), all relative to e^m. */
+typedef struct state {
+    float *m, *l, *acc;
+} state;
+
+/* A thread's memory for one block: queries, the state of the segment and of all so far, the kernel's scratch.
+ */
 typedef struct block {
-    float *q, *m, *l, *acc, *scratch;
+    float *q, *scratch;
+    state now, all;
 } block;
 
 static size_t round16(size_t floats) {
     return (floats + 15) / 16 * 16;
 }
 
+static size_t state_floats(uint32_t n_q, uint32_t head_dim) {
+    return 2 * round16(n_q) + round16((size_t)n_q * head_dim);
+}
+
+static state state_at(float *memory, uint32_t n_q) {
+    return (state){.m = memory, .l = memory + round16(n_q), .acc = memory + 2 * round16(n_q)};
+}
+
+static void clear(const state *s, uint32_t n_q, uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_q; i++) {
+        s->m[i] = -INFINITY;
+        s->l[i] = 0;
+    }
+    memset(s->acc, 0, (size_t)n_q * head_dim * sizeof(float));
+}
+
+/* Joins the state of later keys to that of earlier ones. */
+static void join(const state *all, const state *later, uint32_t n_q, uint32_t head_dim) {
+    for (uint32_t i = 0; i < n_q; i++) {
+        float *to = all->acc + (size_t)i * head_dim;
+        const float *from = later->acc + (size_t)i * head_dim;
+        if (later->m[i] == -INFINITY) continue; /* the query sees none of these keys */
+        float top = fmaxf(all->m[i], later->m[i]);
+        float old = expf(all->m[i] - top), new = expf(later->m[i] - top); /* 0 and 1 for the first */
+        if (isnan(later->m[i])) top = old = new = NAN;                    /* fmaxf would hide it */
+        all->l[i] = all->l[i] * old + later->l[i] * new;
+        for (uint32_t d = 0; d < head_dim; d++) to[d] = to[d] * old + from[d] * new;
+        all->m[i] = top;
+    }
+}
+
 static size_t block_floats(uint32_t n_q, uint32_t head_dim) {
-    return 2 * round16((size_t)n_q * head_dim) + 2 * round16(n_q) + round16(LM_ATTEND_SCRATCH(n_q, head_dim));
+    return round16((size_t)n_q * head_dim) + 2 * state_floats(n_q, head_dim) +
+           round16(LM_ATTEND_SCRATCH(n_q, head_dim));
 }
 
 static block block_in(uint8_t *memory, uint32_t n_q, uint32_t head_dim) {
-    block b;
-    b.q = (float *)(void *)memory;
-    b.acc = b.q + round16((size_t)n_q * head_dim);
-    b.m = b.acc + round16((size_t)n_q * head_dim);
-    b.l = b.m + round16(n_q);
-    b.scratch = b.l + round16(n_q);
+    block b = {.q = (float *)(void *)memory};
+    float *states = b.q + round16((size_t)n_q * head_dim);
+    b.now = state_at(states, n_q);
+    b.all = state_at(states + state_floats(n_q, head_dim), n_q);
+    b.scratch = states + 2 * state_floats(n_q, head_dim);
     return b;
 }
 
@@ -135,17 +176,11 @@ static uint32_t first_key(const lm_attention *a, uint32_t position) {
 
 static void load_queries(const attention *t, const piece *p, uint32_t row, const block *b) {
     const lm_attention *a = t->a;
-    uint32_t n_q = p->n_tokens * t->group;
     for (uint32_t i = 0; i < p->n_tokens; i++) {
         const float *q = t->q->data + (row + i) * t->q->stride + (size_t)p->kv_head * t->group * a->head_dim;
         float *to = b->q + (size_t)i * t->group * a->head_dim;
         for (uint32_t j = 0; j < t->group * a->head_dim; j++) to[j] = q[j] * a->scale;
     }
-    for (uint32_t i = 0; i < n_q; i++) {
-        b->m[i] = -INFINITY;
-        b->l[i] = 0;
-    }
-    memset(b->acc, 0, (size_t)n_q * a->head_dim * sizeof(float));
 }
 
 /* All queries of the piece against the keys of one page that they may see. */
@@ -158,8 +193,8 @@ static void meet_page(const attention *t, const piece *p, const block *b, uint32
     size_t token_bytes = (size_t)a->head_dim * kv->element;
     uint32_t key0 = index * LM_KV_PAGE, last = position + p->n_tokens - 1;
     if (key0 + LM_KV_PAGE - 1 <= position && first_key(a, last) <= key0) {
-        t->s->k->attend(b->q, p->n_tokens * t->group, keys, values, LM_KV_PAGE, a->head_dim, a->softcap, b->m,
-                        b->l, b->acc, b->scratch);
+        t->s->k->attend(b->q, p->n_tokens * t->group, keys, values, LM_KV_PAGE, a->head_dim, a->softcap,
+                        b->now.m, b->now.l, b->now.acc, b->scratch);
         return;
     }
     for (uint32_t i = 0; i < p->n_tokens; i++) {
@@ -170,8 +205,8 @@ static void meet_page(const attention *t, const piece *p, const block *b, uint32
         size_t skip = (lo - key0) * token_bytes;
         uint32_t q0 = i * t->group;
         t->s->k->attend(b->q + (size_t)q0 * a->head_dim, t->group, keys + skip, values + skip, hi - lo,
-                        a->head_dim, a->softcap, b->m + q0, b->l + q0, b->acc + (size_t)q0 * a->head_dim,
-                        b->scratch);
+                        a->head_dim, a->softcap, b->now.m + q0, b->now.l + q0,
+                        b->now.acc + (size_t)q0 * a->head_dim, b->scratch);
     }
 }
 
@@ -188,80 +223,95 @@ static void finish_head(const attention *t, uint32_t row, uint32_t head, float m
     for (uint32_t d = 0; d < t->a->head_dim; d++) out[d] = acc[d] * factor;
 }
 
+static void finish(const attention *t, uint32_t row, const piece *p, const state *s) {
+    for (uint32_t i = 0; i < p->n_tokens; i++)
+        for (uint32_t h = 0; h < t->group; h++) {
+            uint32_t q = i * t->group + h;
+            finish_head(t, row + i, p->kv_head * t->group + h, s->m[q], s->l[q],
+                        s->acc + (size_t)q * t->a->head_dim);
+        }
+}
+
+/* The end of the segment that page i lies in, or of the piece. */
+static uint32_t segment_end(const piece *p, uint32_t i) {
+    uint32_t end = (i & ~(SEGMENT_PAGES - 1u)) + SEGMENT_PAGES;
+    return end < p->page1 ? end : p->page1;
+}
+
 static void attend_piece(void *arg, uint32_t chunk, uint32_t thread) {
     const attention *t = arg;
     const piece *p = &t->pieces[chunk];
-    uint32_t n_q = p->n_tokens * t->group, row = t->s->first_row[p->slice] + p->token;
-    block b = block_in(t->work + thread * t->work_bytes, n_q, t->a->head_dim);
+    uint32_t n_q = p->n_tokens * t->group, dim = t->a->head_dim, row = t->s->first_row[p->slice] + p->token;
+    block b = block_in(t->work + thread * t->work_bytes, n_q, dim);
     load_queries(t, p, row, &b);
-    for (uint32_t i = p->page0; i < p->page1; i++) meet_page(t, p, &b, t->s->rows[row].position, i);
-    if (p->part) {
-        memcpy(p->part, b.m, n_q * sizeof(float));
-        memcpy(p->part + n_q, b.l, n_q * sizeof(float));
-        memcpy(p->part + 2 * n_q, b.acc, (size_t)n_q * t->a->head_dim * sizeof(float));
-        return;
+    clear(&b.all, n_q, dim);
+    float *part = p->parts;
+    for (uint32_t i = p->page0; i < p->page1;) {
+        if (part) b.now = state_at(part, n_q), part += state_floats(n_q, dim);
+        clear(&b.now, n_q, dim);
+        for (uint32_t end = segment_end(p, i); i < end; i++) meet_page(t, p, &b, t->s->rows[row].position, i);
+        if (!part) join(&b.all, &b.now, n_q, dim);
     }
-    for (uint32_t i = 0; i < p->n_tokens; i++)
-        for (uint32_t h = 0; h < t->group; h++)
-            finish_head(t, row + i, p->kv_head * t->group + h, b.m[i * t->group + h], b.l[i * t->group + h],
-                        b.acc + (size_t)(i * t->group + h) * t->a->head_dim);
+    if (!part) finish(t, row, p, &b.all);
 }
 
-/* Joins the parts of a divided block (one token's) into the first of them. */
-static void merge_parts(const attention *t, const piece *p) {
-    uint32_t group = t->group, dim = t->a->head_dim;
-    for (uint32_t h = 0; h < group; h++) {
-        float top = -INFINITY, sum = 0;
-        for (uint32_t i = 0; i < p->n_parts; i++) top = fmaxf(top, p[i].part[h]);
-        float *acc = p[0].part + 2 * group + (size_t)h * dim;
-        for (uint32_t i = 0; i < p->n_parts; i++) {
-            float factor = expf(p[i].part[h] - top);
-            const float *from = p[i].part + 2 * group + (size_t)h * dim;
-            sum += p[i].part[group + h] * factor;
-            for (uint32_t d = 0; d < dim; d++) acc[d] = (i ? acc[d] : 0) + from[d] * factor;
-        }
-        finish_head(t, t->s->first_row[p->slice] + p->token, p->kv_head * group + h, top, sum, acc);
+/* Joins the parts of a divided block (one token's). */
+static void join_parts(const attention *t, const piece *p) {
+    uint32_t n_q = t->group, dim = t->a->head_dim, row = t->s->first_row[p->slice] + p->token;
+    block b = block_in(t->work, n_q, dim);
+    clear(&b.all, n_q, dim);
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        state part = state_at(p->parts + i * state_floats(n_q, dim), n_q);
+        join(&b.all, &part, n_q, dim);
     }
+    finish(t, row, p, &b.all);
 }
 
 /* ---- the op ----------------------------------------------------------------------------------------------
  */
 
-/* Pieces of the whole batch, with room for `parts` of each block. */
+/* Pieces of one block of n_tokens from `token` on for every kv head; a single token's are cut into up to
+ * `parts`. */
+static bool cut_block(attention *t, uint32_t slice, uint32_t token, uint32_t n_tokens, uint32_t parts) {
+    uint32_t len = t->s->slices[slice].seq->len + token;
+    uint32_t page0 = first_key(t->a, len) / LM_KV_PAGE, page1 = (len + n_tokens - 1) / LM_KV_PAGE + 1;
+    uint32_t segment0 = page0 / SEGMENT_PAGES, segments = (page1 - 1) / SEGMENT_PAGES + 1 - segment0;
+    uint32_t split = n_tokens > 1 ? 1 : segments < parts ? segments : parts;
+    size_t floats = state_floats(t->group, t->a->head_dim);
+    float *states = NULL;
+    if (split > 1) {
+        states = lm_step_take(t->s, t->a->n_kv_heads * segments * floats * sizeof(float));
+        if (!states) return false;
+    }
+    for (uint32_t h = 0; h < t->a->n_kv_heads; h++)
+        for (uint32_t j = 0; j < split; j++) {
+            uint32_t first = (uint32_t)((uint64_t)segments * j / split);
+            uint32_t end = (uint32_t)((uint64_t)segments * (j + 1) / split);
+            piece *p = &t->pieces[t->n_pieces++];
+            *p = (piece){.slice = slice, .kv_head = h, .token = token, .n_tokens = n_tokens};
+            p->page0 = j ? (segment0 + first) * SEGMENT_PAGES : page0;
+            p->page1 = j + 1 < split ? (segment0 + end) * SEGMENT_PAGES : page1;
+            if (split > 1) p->parts = states + ((size_t)h * segments + first) * floats;
+            if (split > 1 && j == 0) p->n_parts = segments;
+        }
+    return true;
+}
+
+/* Pieces of the whole batch, at most `parts` of each block and head. */
 static bool cut(attention *t, uint32_t parts) {
     lm_step *s = t->s;
-    uint32_t kv_heads = t->a->n_kv_heads, n = 0;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_slices; i++)
-        n += (s->slices[i].n_tokens + t->block_tokens - 1) / t->block_tokens * kv_heads * parts;
+        n += (s->slices[i].n_tokens + t->block_tokens - 1) / t->block_tokens * t->a->n_kv_heads * parts;
     t->pieces = lm_step_take(s, n * sizeof *t->pieces);
-    size_t part_floats = round16((size_t)t->group * (t->a->head_dim + 2));
-    float *part = parts > 1 ? lm_step_take(s, n * part_floats * sizeof(float)) : NULL;
     if (s->failed) return false;
     t->n_pieces = 0;
     for (uint32_t i = 0; i < s->n_slices; i++) {
-        uint32_t len = s->slices[i].seq->len;
         /* The last blocks see most: they go first, so that the threads end together. */
         uint32_t blocks = (s->slices[i].n_tokens + t->block_tokens - 1) / t->block_tokens;
         for (uint32_t b = blocks; b-- > 0;) {
-            uint32_t token = b * t->block_tokens, n_tokens = s->slices[i].n_tokens - token;
-            if (n_tokens > t->block_tokens) n_tokens = t->block_tokens;
-            uint32_t page0 = first_key(t->a, len + token) / LM_KV_PAGE,
-                     page1 = (len + token + n_tokens - 1) / LM_KV_PAGE + 1;
-            uint32_t pages = page1 - page0, split = n_tokens == 1 ? pages / SEGMENT_PAGES : 1;
-            if (split > parts) split = parts;
-            if (split == 0) split = 1;
-            for (uint32_t h = 0; h < kv_heads; h++) {
-                for (uint32_t j = 0; j < split; j++) {
-                    piece *p = &t->pieces[t->n_pieces++];
-                    *p = (piece){.slice = i, .kv_head = h, .token = token, .n_tokens = n_tokens};
-                    p->page0 = page0 + (uint32_t)((uint64_t)pages * j / split);
-                    p->page1 = page0 + (uint32_t)((uint64_t)pages * (j + 1) / split);
-                    if (split == 1) continue;
-                    p->part = part;
-                    part += part_floats;
-                    p->n_parts = j == 0 ? split : 0;
-                }
-            }
+            uint32_t token = b * t->block_tokens, left = s->slices[i].n_tokens - token;
+            if (!cut_block(t, i, token, left < t->block_tokens ? left : t->block_tokens, parts)) return false;
         }
     }
     return true;
@@ -323,7 +373,7 @@ lm_tensor *lm_op_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_t
     else
         lm_pool_run(s->dev->pool, attend_piece, &t, t.n_pieces);
     for (uint32_t i = 0; i < t.n_pieces; i++)
-        if (t.pieces[i].n_parts) merge_parts(&t, &t.pieces[i]);
+        if (t.pieces[i].n_parts) join_parts(&t, &t.pieces[i]);
     lm_arena_back(&s->dev->layer_arena, mark);
     return t.out;
 }

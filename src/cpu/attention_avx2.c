@@ -6,9 +6,6 @@
 typedef __m256 vec;
 enum { LANES = 8, TILE_Q = 6, TILE_V = 2 };
 
-INLINE uint32_t few_keys(uint32_t nq) {
-    return nq <= 3 ? 4 : 2;
-}
 INLINE uint32_t few_vectors(uint32_t nq) {
     return nq <= 3 ? 3 : 2;
 }
@@ -48,9 +45,6 @@ INLINE float v_sum(vec v) {
 }
 INLINE float v_top(vec v) {
     return avx2_max(v);
-}
-INLINE void v_store_sums(float *to, const vec v[4]) {
-    _mm_storeu_ps(to, avx2_sum4(v[0], v[1], v[2], v[3]));
 }
 INLINE vec v_load_f16(const uint16_t *p) {
     return avx2_load_f16(p);

@@ -1,10 +1,11 @@
 /* attention_lanes.h (private to cpu/attention_avx2.c and attention_neon.c) - one page of keys and values
  * against a block of queries, over the few vector operations in which the two differ.
  *
- * Few queries (decode: the heads of one kv head): keys and values are turned from f16 in registers, once per
- * four queries. Many (a prompt): the page is turned to f32 once, keys across, and both products run as small
- * matrix products of TILE_Q queries by TILE_V vectors. Between them the same running softmax. Scores lie in
- * scratch as (n_q, LM_KV_PAGE).
+ * Few queries (decode: the heads of one kv head): keys and values are turned from f16 in registers. Many (a
+ * prompt): the page is turned to f32 once, keys across, and both products run as small matrix products of
+ * TILE_Q queries by TILE_V vectors. Between them the same running softmax. Either way a score is summed from
+ * the first element of the head to the last, and a result from the first key to the last: a query gets the
+ * same bits alone and among others. Scores lie in scratch as (n_q, LM_KV_PAGE).
  *
  * Before this is included:
  *
@@ -12,12 +13,11 @@
  *     vec            v_load v_store v_set v_add v_sub v_mul v_div v_max v_exp
  *     v_fma          (sum, a, b): sum + a * b
  *     v_sum, v_top   over the lanes: the sum, the largest
- *     v_store_sums   four vecs' sums to four floats
  *     v_load_f16     LANES numbers of f16; one_f16: one
  *     v_alive        (x, p): p, but 0 where x is below -87; NaN stays
  *     v_unless_pad   (x, y): y, but x where x is -inf
  *     v_turn         LANES x LANES floats: rows to columns
- *     few_keys, few_vectors   (queries): how many keys, and vecs of a value, fit the registers beside them
+ *     few_vectors    (queries): how many vecs of a value fit the registers beside them
  *     TILE_Q, TILE_V
  */
 #ifndef LM_CPU_ATTENTION_LANES_H
@@ -65,38 +65,35 @@ static float soften(float *scores, uint32_t n_keys, float softcap, float *m, flo
 /* ---- few queries ----------------------------------------------------------------------------------------
  */
 
-/* Dot products of nq queries with nk keys; nq, nk are constants after inlining. */
+/* Dot products of nq queries, a constant after inlining, with the nk keys of one vec. */
 INLINE void few_dots(const float *q, const uint16_t *k, uint32_t dim, uint32_t nq, uint32_t nk,
                      float *scores) {
-    vec sum[4][4];
-    for (uint32_t i = 0; i < nq; i++)
-        for (uint32_t j = 0; j < nk; j++) sum[i][j] = v_set(0);
-    uint32_t d = 0;
-    for (; d + LANES <= dim; d += LANES) {
-        vec x[4];
-        for (uint32_t i = 0; i < nq; i++) x[i] = v_load(q + (size_t)i * dim + d);
-        for (uint32_t j = 0; j < nk; j++) {
-            vec key = v_load_f16(k + (size_t)j * dim + d);
-            for (uint32_t i = 0; i < nq; i++) sum[i][j] = v_fma(sum[i][j], x[i], key);
+    vec sum[MANY], r[LANES];
+    for (uint32_t i = 0; i < nq; i++) sum[i] = v_set(0);
+    for (uint32_t d = 0; d < dim; d += LANES) {
+        uint32_t n = dim - d < LANES ? dim - d : LANES;
+        if (n == LANES) {
+            for (uint32_t j = 0; j < LANES; j++)
+                r[j] = j < nk ? v_load_f16(k + (size_t)j * dim + d) : v_set(0);
+            v_turn(r);
+        } else {
+            for (uint32_t t = 0; t < n; t++) {
+                float across[LANES] = {0};
+                for (uint32_t j = 0; j < nk; j++) across[j] = one_f16(k[(size_t)j * dim + d + t]);
+                r[t] = v_load(across);
+            }
         }
+        for (uint32_t t = 0; t < n; t++)
+            for (uint32_t i = 0; i < nq; i++) sum[i] = v_fma(sum[i], v_set(q[(size_t)i * dim + d + t]), r[t]);
     }
-    for (uint32_t i = 0; i < nq; i++) {
-        float *to = scores + (size_t)i * LM_KV_PAGE;
-        if (nk == 4)
-            v_store_sums(to, sum[i]);
-        else
-            for (uint32_t j = 0; j < nk; j++) to[j] = v_sum(sum[i][j]);
-        for (uint32_t t = d; t < dim; t++)
-            for (uint32_t j = 0; j < nk; j++)
-                to[j] += q[(size_t)i * dim + t] * one_f16(k[(size_t)j * dim + t]);
-    }
+    for (uint32_t i = 0; i < nq; i++) v_store(scores + (size_t)i * LM_KV_PAGE, sum[i]);
 }
 
 INLINE void few_scores(const float *q, const uint16_t *k, uint32_t n_keys, uint32_t dim, uint32_t nq,
                        float *scores) {
-    uint32_t j = 0, step = few_keys(nq);
-    for (; j + step <= n_keys; j += step) few_dots(q, k + (size_t)j * dim, dim, nq, step, scores + j);
-    for (; j < n_keys; j++) few_dots(q, k + (size_t)j * dim, dim, nq, 1, scores + j);
+    uint32_t j = 0;
+    for (; j + LANES <= n_keys; j += LANES) few_dots(q, k + (size_t)j * dim, dim, nq, LANES, scores + j);
+    if (j < n_keys) few_dots(q, k + (size_t)j * dim, dim, nq, n_keys - j, scores + j);
 }
 
 /* nv vectors of each query's result. */
@@ -135,13 +132,32 @@ INLINE void few_values(const float *p, const uint16_t *v, uint32_t n_keys, uint3
     }
 }
 
-INLINE void few(const float *q, uint32_t nq, const uint16_t *k, const uint16_t *v, uint32_t n_keys,
+static void few(const float *q, uint32_t nq, const uint16_t *k, const uint16_t *v, uint32_t n_keys,
                 uint32_t dim, float softcap, float *m, float *l, float *acc, float *scores) {
-    float factor[4];
-    few_scores(q, k, n_keys, dim, nq, scores);
+    float factor[MANY];
+    switch (nq) {
+    case 1: few_scores(q, k, n_keys, dim, 1, scores); break;
+    case 2: few_scores(q, k, n_keys, dim, 2, scores); break;
+    case 3: few_scores(q, k, n_keys, dim, 3, scores); break;
+    case 4: few_scores(q, k, n_keys, dim, 4, scores); break;
+    case 5: few_scores(q, k, n_keys, dim, 5, scores); break;
+    case 6: few_scores(q, k, n_keys, dim, 6, scores); break;
+    default: few_scores(q, k, n_keys, dim, 7, scores);
+    }
     for (uint32_t i = 0; i < nq; i++)
         factor[i] = soften(scores + (size_t)i * LM_KV_PAGE, n_keys, softcap, &m[i], &l[i]);
-    few_values(scores, v, n_keys, dim, nq, factor, acc);
+    for (uint32_t i = 0, n; i < nq; i += n) {
+        const float *p = scores + (size_t)i * LM_KV_PAGE;
+        float *to = acc + (size_t)i * dim;
+        uint32_t left = nq - i;
+        n = left <= 2 ? left : left == 4 || left == 5 ? 4 : 3; /* 7 are 3 and 4 */
+        switch (n) {
+        case 1: few_values(p, v, n_keys, dim, 1, factor + i, to); break;
+        case 2: few_values(p, v, n_keys, dim, 2, factor + i, to); break;
+        case 3: few_values(p, v, n_keys, dim, 3, factor + i, to); break;
+        default: few_values(p, v, n_keys, dim, 4, factor + i, to);
+        }
+    }
 }
 
 /* ---- many queries ---------------------------------------------------------------------------------------
@@ -243,18 +259,7 @@ INLINE void attend(const float *q, uint32_t n_q, const uint16_t *k, const uint16
         many(q, n_q, k, v, n_keys, dim, softcap, m, l, acc, scratch);
         return;
     }
-    for (uint32_t i = 0, n; i < n_q; i += n) {
-        const float *x = q + (size_t)i * dim;
-        float *to = acc + (size_t)i * dim;
-        uint32_t left = n_q - i;
-        n = left <= 2 ? left : left == 4 || left == 5 ? 4 : 3; /* 7 are 3 and 4 */
-        switch (n) {
-        case 1: few(x, 1, k, v, n_keys, dim, softcap, m + i, l + i, to, scratch); break;
-        case 2: few(x, 2, k, v, n_keys, dim, softcap, m + i, l + i, to, scratch); break;
-        case 3: few(x, 3, k, v, n_keys, dim, softcap, m + i, l + i, to, scratch); break;
-        default: few(x, 4, k, v, n_keys, dim, softcap, m + i, l + i, to, scratch);
-        }
-    }
+    few(q, n_q, k, v, n_keys, dim, softcap, m, l, acc, scratch);
 }
 
 #endif

@@ -6,10 +6,6 @@
 typedef float32x4_t vec;
 enum { LANES = 4, TILE_Q = 4, TILE_V = 4 };
 
-INLINE uint32_t few_keys(uint32_t nq) {
-    (void)nq;
-    return 4;
-}
 INLINE uint32_t few_vectors(uint32_t nq) {
     (void)nq;
     return 4;
@@ -50,9 +46,6 @@ INLINE float v_sum(vec v) {
 }
 INLINE float v_top(vec v) {
     return vmaxvq_f32(v);
-}
-INLINE void v_store_sums(float *to, const vec v[4]) {
-    vst1q_f32(to, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
 }
 INLINE vec v_load_f16(const uint16_t *p) {
     return neon_load_f16(p);

@@ -225,10 +225,93 @@ static void one_thread_and_four_give_the_same(void **state) {
     run_shape("reference", &shapes[4], 4);
 }
 
+/* ---- the same bits, however the rows came ---- */
+
+enum { LONG = 700, LATE = 6 }; /* some segments of pages and a rest; the last rows, which are compared */
+
+typedef struct rows {
+    float *q, *k, *v; /* (LONG, width) */
+} rows;
+
+/* One step over slices of those rows of `r` that follow what each sequence has; the last row's result to
+ * `last`. */
+static void step_rows(lm_device *dev, const shape *sh, const rows *r, const lm_slice *slices,
+                      uint32_t n_slices, float *last) {
+    uint32_t q_width = sh->n_heads * sh->head_dim, kv_width = sh->n_kv_heads * sh->head_dim, n = 0;
+    int32_t ids[LONG + 8];
+    lm_err err = {0};
+    for (uint32_t i = 0; i < n_slices; i++) {
+        expect_ok(be->seq_reserve(slices[i].seq, slices[i].n_tokens, &err), err);
+        for (uint32_t t = 0; t < slices[i].n_tokens; t++)
+            ids[n++] = (int32_t)(be->seq_len(slices[i].seq) + t);
+    }
+    lm_matrix mq = f32_matrix(r->q, LONG, q_width), mk = f32_matrix(r->k, LONG, kv_width),
+              mv = f32_matrix(r->v, LONG, kv_width);
+    lm_linear *tq = open_linear(dev, &mq, NULL), *tk = open_linear(dev, &mk, NULL),
+              *tv = open_linear(dev, &mv, NULL);
+    lm_step *s = NULL;
+    expect_ok(be->begin(dev, slices, n_slices, &s, &err), err);
+    lm_attention a = {.n_heads = sh->n_heads,
+                      .n_kv_heads = sh->n_kv_heads,
+                      .head_dim = sh->head_dim,
+                      .scale = 0.125f,
+                      .window = sh->window,
+                      .softcap = sh->softcap};
+    const float *got = be->read(s, be->attention(s, &a, be->embed(s, tq, ids, n, 1),
+                                                 be->embed(s, tk, ids, n, 1), be->embed(s, tv, ids, n, 1)));
+    assert_non_null(got);
+    memcpy(last, got + (size_t)(n - 1) * q_width, q_width * sizeof *last);
+    expect_ok(be->end(s, false, &err), err);
+    be->linear_free(tq);
+    be->linear_free(tk);
+    be->linear_free(tv);
+}
+
+/* A row of a long sequence: in the step of the whole prompt, after it alone, and beside others on more
+ * threads. */
+static void check_bits(const char *features, const shape *sh) {
+    uint32_t q_width = sh->n_heads * sh->head_dim, kv_width = sh->n_kv_heads * sh->head_dim;
+    rows r = {random_floats((size_t)LONG * q_width, 2), random_floats((size_t)LONG * kv_width, 2),
+              random_floats((size_t)LONG * kv_width, 1)};
+    lm_kv_shape kv = {1, sh->n_kv_heads, sh->head_dim};
+    lm_device *one = open_device(features, 1, LONG + 8, kv, 64 << 20);
+    lm_device *four = open_device(features, 4, LONG + 8, kv, 64 << 20);
+    lm_seq *alone = open_seq(one), *among = open_seq(four), *other = open_seq(four);
+    float *whole = random_floats(q_width, 1), *last = random_floats(q_width, 1);
+    step_rows(one, sh, &r, &(lm_slice){alone, LONG - LATE}, 1, last);
+    step_rows(four, sh, &r, &(lm_slice){among, 300}, 1, last);
+    step_rows(four, sh, &r, &(lm_slice){other, 70}, 1, last);
+    step_rows(four, sh, &r, (lm_slice[]){{other, 3}, {among, LONG - LATE - 300}}, 2, last);
+    for (uint32_t i = 0; i < LATE; i++) {
+        lm_seq *fresh = open_seq(four);
+        step_rows(four, sh, &r, &(lm_slice){fresh, LONG - LATE + i + 1}, 1, whole);
+        be->seq_close(fresh);
+        step_rows(one, sh, &r, &(lm_slice){alone, 1}, 1, last);
+        assert_memory_equal(last, whole, q_width * sizeof *last);
+        /* Every other time without company, so that its pages are dealt out. */
+        lm_slice slices[] = {{other, 1}, {among, 1}};
+        step_rows(four, sh, &r, slices + i % 2, 2 - i % 2, last);
+        assert_memory_equal(last, whole, q_width * sizeof *last);
+    }
+    be->seq_close(alone);
+    be->seq_close(among);
+    be->seq_close(other);
+    be->close(one);
+    be->close(four);
+    test_free(r.q), test_free(r.k), test_free(r.v), test_free(whole), test_free(last);
+}
+
+static void a_row_gets_the_same_bits_however_it_came(void **state) {
+    (void)state;
+    for (const char *const *f = lm_cpu_features(); *f; f++)
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_bits(*f, &shapes[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_feature_set_attends_as_the_naive_formula),
         cmocka_unit_test(one_thread_and_four_give_the_same),
+        cmocka_unit_test(a_row_gets_the_same_bits_however_it_came),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,55 +1,15 @@
 /* matmul_avx2_plain.c - products of unquantised matrices (f32, f16, bf16) with AVX2, FMA and F16C.
  *
- * Few rows of x: each row of W is read once, 8 numbers at a time. More: 16 rows of W are turned in scratch
- * into (columns, 16) floats, and 6 rows of x by 16 of W stay in registers.
+ * 16 rows of W are turned in scratch into (columns, 16) floats, and 6 rows of x by 16 of W stay in registers.
+ * One row of x goes the same way: its sums are the same then, and the memory is what it waits for.
  */
-#include "cpu/avx2.h"
 #include "cpu/matmul_avx2.h"
 
-enum { TILE = 16, ROWS = 6, FEW = 3, CHUNK = 256 /* columns */ };
+enum { TILE = 16, ROWS = 6, CHUNK = 256 /* columns */ };
 
 /* Numbers k..k+7 of a row; those from cols on are zero. */
 LM_INLINE __m256 row8(lm_dtype dtype, const uint8_t *row, uint32_t k, uint32_t cols) {
     return load_numbers(dtype, row, k, cols);
-}
-
-LM_INLINE __m256 x8(const char *act, uint32_t k, uint32_t cols) {
-    float part[8] = {0};
-    const float *x = (const float *)(const void *)act + k;
-    if (k + 8 <= cols) return _mm256_loadu_ps(x);
-    memcpy(part, x, (cols - k) * sizeof(float));
-    return _mm256_loadu_ps(part);
-}
-
-LM_INLINE void few(lm_dtype dtype, int rows, const uint8_t *row, uint32_t cols, const char *acts,
-                   size_t act_stride, float *y, size_t y_stride) {
-    __m256 sum[FEW][2];
-    uint32_t k = 0;
-    for (int m = 0; m < rows; m++) sum[m][0] = sum[m][1] = _mm256_setzero_ps();
-    for (; k + 16 <= cols; k += 16) {
-        __m256 w0 = row8(dtype, row, k, k + 8), w1 = row8(dtype, row, k + 8, k + 16);
-        for (int m = 0; m < rows; m++) {
-            const float *x = (const float *)(const void *)(acts + m * act_stride) + k;
-            sum[m][0] = _mm256_fmadd_ps(w0, _mm256_loadu_ps(x), sum[m][0]);
-            sum[m][1] = _mm256_fmadd_ps(w1, _mm256_loadu_ps(x + 8), sum[m][1]);
-        }
-    }
-    for (; k < cols; k += 8) {
-        __m256 w0 = row8(dtype, row, k, cols);
-        for (int m = 0; m < rows; m++)
-            sum[m][0] = _mm256_fmadd_ps(w0, x8(acts + m * act_stride, k, cols), sum[m][0]);
-    }
-    for (int m = 0; m < rows; m++) y[m * y_stride] = avx2_sum(_mm256_add_ps(sum[m][0], sum[m][1]));
-}
-
-LM_INLINE void few_of(lm_dtype dtype, const uint8_t *row, uint32_t cols, const char *acts, size_t act_stride,
-                      uint32_t n_rows, float *y, size_t y_stride) {
-    if (n_rows == 1)
-        few(dtype, 1, row, cols, acts, act_stride, y, y_stride);
-    else if (n_rows == 2)
-        few(dtype, 2, row, cols, acts, act_stride, y, y_stride);
-    else
-        few(dtype, 3, row, cols, acts, act_stride, y, y_stride);
 }
 
 /* Rows [n, n + 16) of W (the last one repeated from n1 on), columns [first, end), as (columns, 16) floats. */
@@ -108,8 +68,10 @@ static void multiply_rows(uint32_t rows, const float *w, uint32_t n, const float
     }
 }
 
-static void many(const lm_matrix *w, const uint8_t *codes, const char *acts, size_t act_stride,
-                 uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride, float *scratch) {
+void lm_matmul_avx2_plain(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
+                          uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
+                          void *scratch) {
+    const uint8_t *codes = lm_expert_of(w, expert).codes;
     for (uint32_t n = n0; n < n1; n += TILE) {
         uint32_t width = n + TILE <= n1 ? TILE : n1 - n;
         for (uint32_t k = 0; k < w->cols; k += CHUNK) {
@@ -121,29 +83,10 @@ static void many(const lm_matrix *w, const uint8_t *codes, const char *acts, siz
             else
                 turn(LM_BF16, codes, w->row_bytes, n, n1, k, end, scratch);
             for (uint32_t m = 0; m < n_rows; m += ROWS) {
-                const float *x = (const float *)(const void *)(acts + m * act_stride) + k;
+                const float *x = (const float *)(const void *)((const char *)acts + m * act_stride) + k;
                 multiply_rows(n_rows - m < ROWS ? n_rows - m : ROWS, scratch, end - k, x,
                               act_stride / sizeof(float), y + m * y_stride + n, y_stride, width, k > 0);
             }
         }
-    }
-}
-
-void lm_matmul_avx2_plain(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
-                          uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
-                          void *scratch) {
-    const uint8_t *codes = lm_expert_of(w, expert).codes;
-    if (n_rows > FEW) {
-        many(w, codes, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
-        return;
-    }
-    for (uint32_t n = n0; n < n1; n++) {
-        const uint8_t *row = codes + n * w->row_bytes;
-        if (w->dtype == LM_F32)
-            few_of(LM_F32, row, w->cols, acts, act_stride, n_rows, y + n, y_stride);
-        else if (w->dtype == LM_F16)
-            few_of(LM_F16, row, w->cols, acts, act_stride, n_rows, y + n, y_stride);
-        else
-            few_of(LM_BF16, row, w->cols, acts, act_stride, n_rows, y + n, y_stride);
     }
 }
