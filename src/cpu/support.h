@@ -1,11 +1,26 @@
-/* support.h (tests of cpu/ only) - random numbers, plain matrices and a device to try them on. */
+/* support.h (tests of ops only) - random numbers, plain matrices and a device to try them on: of the CPU
+ * backend, or where LM_TEST_BACKEND names a header, of another backend, which compiles the tests of the ops
+ * once more. */
 #ifndef LM_CPU_SUPPORT_H
 #define LM_CPU_SUPPORT_H
 
 #include <math.h>
 
 #include "base/test.h"
-#include "cpu.h"
+#include "cpu/cpu.h"
+
+#ifdef LM_TEST_BACKEND
+#include LM_TEST_BACKEND
+#else
+static inline const lm_backend *test_backend(void) {
+    return &lm_cpu_backend;
+}
+
+static inline const char *const *test_features(void) {
+    return lm_cpu_features();
+}
+#endif
+#define be test_backend()
 
 static uint32_t support_seed = 1;
 
@@ -47,7 +62,7 @@ static inline lm_device *open_device(const char *features, uint32_t n_threads, u
     lm_device *dev = NULL;
     lm_device_config config = {
         .n_threads = n_threads, .features = features, .kv_bytes = kv_bytes, .max_batch = max_batch, .kv = kv};
-    expect_ok(lm_cpu_backend.open(&dev, &config, &err), err);
+    expect_ok(be->open(&dev, &config, &err), err);
     return dev;
 }
 
@@ -55,7 +70,7 @@ static inline lm_linear *open_linear(lm_device *dev, const lm_matrix *m, const f
     lm_err err = {0};
     lm_linear *w = NULL;
     lm_view view = f32_view(bias, m->rows * m->n_experts);
-    expect_ok(lm_cpu_backend.linear(dev, m, bias ? &view : NULL, &w, &err), err);
+    expect_ok(be->linear(dev, m, bias ? &view : NULL, &w, &err), err);
     return w;
 }
 
@@ -63,14 +78,14 @@ static inline lm_vector *open_vector(lm_device *dev, const float *data, uint32_t
     lm_err err = {0};
     lm_vector *v = NULL;
     lm_view view = f32_view(data, n);
-    expect_ok(lm_cpu_backend.vector(dev, &view, 0, &v, &err), err);
+    expect_ok(be->vector(dev, &view, 0, &v, &err), err);
     return v;
 }
 
 static inline lm_seq *open_seq(lm_device *dev) {
     lm_err err = {0};
     lm_seq *seq = NULL;
-    expect_ok(lm_cpu_backend.seq_open(dev, &seq, &err), err);
+    expect_ok(be->seq_open(dev, &seq, &err), err);
     return seq;
 }
 

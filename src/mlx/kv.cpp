@@ -43,8 +43,8 @@ lm_status lm_mlx_seq_fork(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *
     *out = nullptr;
     if (src->lost) return lm_fail(err, LM_INTERNAL, "the sequence lost its keys and values in a failed step");
     if (n_tokens > src->len)
-        return lm_fail(err, LM_INTERNAL, "a fork of %u tokens of %u", n_tokens, src->len);
-    if (dev->kv_used + bytes > dev->kv_bytes) return lm_fail(err, LM_BUSY, "no room for another sequence");
+        return lm_fail(err, LM_INVALID, "a fork of %u tokens of %u", n_tokens, src->len);
+    if (dev->kv_used + bytes > dev->kv_bytes) return lm_fail(err, LM_BUSY, "no room for the keys and values of another sequence");
     return lm_mlx_guard(err, [&] {
         *out = new lm_seq(*src);
         (*out)->len = n_tokens;

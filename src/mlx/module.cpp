@@ -83,32 +83,49 @@ const char *describe(const lm_device *dev) {
     return dev->description.c_str();
 }
 
+/* One slice joins the step; what is wrong with it otherwise. */
+lm_status join(lm_step *s, const lm_slice &slice, lm_err *err) {
+    lm_seq *seq = slice.seq;
+    if (!slice.n_tokens) return lm_fail(err, LM_INVALID, "a slice without tokens");
+    if (seq->in_step) return lm_fail(err, LM_INVALID, "a sequence is in one step twice");
+    if (seq->lost) return lm_fail(err, LM_INTERNAL, "a sequence lost its keys and values in a failed step");
+    if (seq->room - seq->len < slice.n_tokens)
+        return lm_fail(err, LM_INVALID, "a sequence has no room for %u tokens: reserve it first",
+                       slice.n_tokens);
+    seq->in_step = true;
+    s->slices.push_back(slice);
+    s->first_row.push_back(s->n_rows);
+    s->n_rows += slice.n_tokens;
+    s->decoding = s->decoding && slice.n_tokens == 1;
+    return LM_OK;
+}
+
 lm_status begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err) {
     *out = nullptr;
-    if (dev->in_step) return lm_fail(err, LM_INTERNAL, "a step has not ended yet");
-    return lm_mlx_guard(err, [&] {
-        auto s = std::make_unique<lm_step>();
+    if (dev->in_step) return lm_fail(err, LM_INVALID, "a step has not ended yet");
+    lm_step *s = nullptr;
+    lm_status st = lm_mlx_guard(err, [&] {
+        s = new lm_step();
         s->dev = dev;
+        s->slices.reserve(n_slices);
+        s->first_row.reserve(n_slices);
         std::vector<int32_t> positions;
-        for (uint32_t i = 0; i < n_slices; i++) {
-            lm_seq *seq = slices[i].seq;
-            if (seq->lost) throw std::runtime_error("a sequence lost its keys and values in a failed step");
-            if (seq->in_step) throw std::runtime_error("a sequence takes part in a step twice");
-            if (!slices[i].n_tokens || seq->len + slices[i].n_tokens > seq->room)
-                throw std::runtime_error("a sequence without room for its tokens");
-            s->slices.push_back(slices[i]);
-            s->first_row.push_back(s->n_rows);
-            s->n_rows += slices[i].n_tokens;
-            s->decoding = s->decoding && slices[i].n_tokens == 1;
-            positions.push_back(static_cast<int32_t>(seq->len));
-        }
-        if (!n_slices || s->n_rows > dev->max_batch)
-            throw std::runtime_error("a step of too many rows, or of none");
+        for (uint32_t i = 0; i < n_slices; i++) positions.push_back(static_cast<int32_t>(slices[i].seq->len));
         s->positions = mx::array(positions.data(), {static_cast<int>(n_slices)}, mx::int32);
-        for (lm_slice &slice : s->slices) slice.seq->in_step = true;
-        dev->in_step = true;
-        *out = s.release();
     });
+    for (uint32_t i = 0; i < n_slices && st == LM_OK; i++) st = join(s, slices[i], err);
+    if (st == LM_OK && !s->n_rows) st = lm_fail(err, LM_INVALID, "a step without tokens");
+    if (st == LM_OK && s->n_rows > dev->max_batch)
+        st = lm_fail(err, LM_TOO_LARGE, "a step of %u rows, the device was opened for %u", s->n_rows,
+                     dev->max_batch);
+    if (st == LM_OK) {
+        dev->in_step = true;
+        *out = s;
+        return LM_OK;
+    }
+    for (size_t i = 0; s && i < s->slices.size(); i++) s->slices[i].seq->in_step = false;
+    delete s;
+    return st;
 }
 
 lm_status end(lm_step *s, bool abandon, lm_err *err) {

@@ -108,7 +108,11 @@ void lm_mlx_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, u
 }
 
 lm_tensor *lm_mlx_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width) {
-    return lm_mlx_op(s, [&] { return columns_of(x->a, first, width, s->dev->where); });
+    return lm_mlx_op(s, [&] {
+        if (first + width > static_cast<uint32_t>(x->a.shape(1)))
+            throw std::invalid_argument("columns beyond a row's end"); /* MLX would give what there is */
+        return columns_of(x->a, first, width, s->dev->where);
+    });
 }
 
 lm_tensor *lm_mlx_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n) {

@@ -284,7 +284,7 @@ def test_a_port_in_use_is_named_with_its_remedy(bridge):
 
 
 @pytest.mark.parametrize("arguments, code, words", [
-    (["--help"], 0, "OLLAMA_KEEP_ALIVE"), (["--version"], 0, "mlx-ollama-bridge"), (["--backend", "mlx"], 2, "no MLX backend"),
+    (["--help"], 0, "OLLAMA_KEEP_ALIVE"), (["--version"], 0, "mlx-ollama-bridge"), (["--backend", "abacus"], 2, "auto, cpu and mlx"),
     (["dance"], 2, "unknown command"), (["--port", "x"], 2, "--port"), (["import", "/nothing.gguf"], 1, "/nothing.gguf"),
 ])
 def test_command_line(arguments, code, words, tmp_path):

@@ -16,7 +16,7 @@ def ask(server, model="tiny-hello", **more):
 
 
 def test_a_model_over_the_budget_is_refused_with_numbers(start):
-    server = start(env={"OLLAMA_NUM_PARALLEL": "4096"})
+    server = start(env={"OLLAMA_NUM_PARALLEL": "1024"})
     for _ in range(2):
         status, answer = ask(server, options={"num_ctx": 32768})
         assert status == 500
