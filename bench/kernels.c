@@ -3,10 +3,11 @@
  *
  *     kernels [--json] [--set NAME] [--threads N] [--form NAME] [--rows M] [--seconds S]
  *
- * One result per weight form and number of rows of x (an op is a multiplication or an addition: 2 per weight
- * and row). Each figure is the best of repeats over S seconds (0.5): on a busy machine the best is the one
- * that was least disturbed. With few rows the matrix is larger than the caches, as a model is; with many it
- * is one layer of a model. Peaks are measured here too: GB/s by summing up 256 MB, Gop/s (x86) by vpmaddubsw
+ * --set: a feature set (--cpu-features of the server), the best of this machine without. One result per
+ * weight form and number of rows of x (an op is a multiplication or an addition: 2 per weight and row). Each
+ * figure is the best of repeats over S seconds (0.5): on a busy machine the best is the one that was least
+ * disturbed. With few rows the matrix is larger than the caches, as a model is; with many it is one layer of
+ * a model. Peaks are measured here too: GB/s by summing up 256 MB, Gop/s (x86) by vpmaddubsw
  * + vpaddw on registers.
  */
 #include <stdio.h>
@@ -14,15 +15,8 @@
 #include <string.h>
 
 #include "base/pool.h"
-#include "cpu/matmul.h"
-
-typedef struct kernel_set {
-    const char *name;
-    uint32_t (*act_kind)(const lm_matrix *w);
-    void (*act_prepare)(uint32_t kind, const float *x, uint32_t cols, void *act);
-    lm_matmul_fn *matmul;
-    bool usable;
-} kernel_set;
+#include "cpu/cpu.h"
+#include "cpu/kernels.h"
 
 typedef struct form {
     const char *name;
@@ -176,7 +170,7 @@ static double weight_bytes(const lm_matrix *m) {
 }
 
 typedef struct product {
-    const kernel_set *set;
+    const lm_kernels *set;
     const lm_matrix *w;
     char *acts, *scratch;
     size_t act_stride, scratch_bytes;
@@ -221,15 +215,15 @@ static double multiply_seconds(product *p, uint32_t chunks, double seconds) {
     return (double)sum * 1e-9;
 }
 
-static void measure(const settings *s, const kernel_set *set, form f, uint32_t n_rows, double peak_gb,
+static void measure(const settings *s, const lm_kernels *set, form f, uint32_t n_rows, double peak_gb,
                     double peak_gop) {
     uint32_t cols = 2048, rows = n_rows <= 16 ? 32768 : 512;
     lm_matrix w = random_matrix(f, rows, cols);
     product p = {.set = set, .w = &w, .n_rows = n_rows, .step = n_rows <= 4 ? 256 : 64};
     float *x = memory((size_t)n_rows * cols * 4);
     for (size_t i = 0; i < (size_t)n_rows * cols; i++) x[i] = (float)random_bits() / (float)(1 << 23) - 1;
-    p.act_stride = lm_act_bytes(set->act_kind(&w), cols);
-    p.scratch_bytes = (lm_matmul_scratch(cols) + 63) / 64 * 64;
+    p.act_stride = set->act_bytes(set->act_kind(&w), cols);
+    p.scratch_bytes = (set->matmul_scratch(cols) + 63) / 64 * 64;
     p.acts = memory(n_rows * p.act_stride);
     p.scratch = memory(lm_pool_threads(pool) * p.scratch_bytes);
     p.y = memory((size_t)n_rows * rows * 4);
@@ -287,31 +281,26 @@ int main(int argc, char **argv) {
             "usage: kernels [--json] [--set NAME] [--threads N] [--form NAME] [--rows M] [--seconds S]\n");
         return 2;
     }
-    const kernel_set sets[] = {
-#if defined(__x86_64__)
-        {"avx2", lm_act_kind, lm_act_prepare_avx2, lm_matmul_avx2,
-         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-#endif
-        {"portable", lm_act_kind_portable, lm_act_prepare, lm_matmul_portable, true},
-    };
+    const lm_kernels *set = NULL;
+    if (lm_kernels_choose(s.set, &set, &err) != LM_OK) {
+        fprintf(stderr, "kernels: %s\n", err.text);
+        return 2;
+    }
     if (lm_pool_open(&pool, s.threads, &err) != LM_OK) {
         fprintf(stderr, "kernels: %s\n", err.text);
         return 1;
     }
     double gb = peak_bandwidth(s.seconds), gop = peak_ops(s.seconds);
     uint32_t done = 0;
-    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
-        if (!sets[i].usable || (s.set ? strcmp(s.set, sets[i].name) != 0 : done && i > 0)) continue;
-        for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
-            if (s.form && strcmp(s.form, forms[f].name) != 0) continue;
-            for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
-                if (s.rows && row_counts[r] != s.rows) continue;
-                measure(&s, &sets[i], forms[f], row_counts[r], gb, gop);
-                done++;
-            }
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
+        if (s.form && strcmp(s.form, forms[f].name) != 0) continue;
+        for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+            if (s.rows && row_counts[r] != s.rows) continue;
+            measure(&s, set, forms[f], row_counts[r], gb, gop);
+            done++;
         }
     }
     lm_pool_close(pool);
-    if (!done) fprintf(stderr, "kernels: nothing matches --set, --form and --rows\n");
+    if (!done) fprintf(stderr, "kernels: nothing matches --form and --rows\n");
     return done ? 0 : 2;
 }
