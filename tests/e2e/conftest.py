@@ -1,6 +1,7 @@
 """A bridge of its own for the end-to-end tests: a home directory in a temporary place, one real model, a free port.
 
     LM_BUILD           directory of the build to test (build/release)
+    LM_E2E_OPTIONS     further options of every server, for example --backend mlx
     LM_E2E_GGUF        the GGUF file that is imported as smollm2:135m; scripts/lib.sh's lm_gguf fetches it
 """
 import json
@@ -39,7 +40,8 @@ class Bridge:
         clean.update(HOME=str(home), **env)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [str(build_dir() / "bin/mlx-ollama-bridge"), "--port", str(self.port), *options],
+                [str(build_dir() / "bin/mlx-ollama-bridge"), "--port", str(self.port),
+                 *os.environ.get("LM_E2E_OPTIONS", "").split(), *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=clean)
         self.wait()
 

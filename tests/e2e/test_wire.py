@@ -36,7 +36,8 @@ def test_version_is_plain_semver(bridge):
 def test_health(bridge):
     status, answer = bridge.json("GET", "/health")
     assert status == 200 and answer["status"] == "ok"
-    assert answer["backend"] == "cpu" and answer["device"] and answer["gpu"] is False
+    assert answer["backend"] == ("mlx" if "mlx" in os.environ.get("LM_E2E_OPTIONS", "") else "cpu")
+    assert answer["device"] and answer["gpu"] is False
     assert 0 < answer["memory_budget"] < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 

@@ -31,6 +31,7 @@ class Bridge:
         command = [program(), "--port", "0", "--models", str(store or f"{self.home.name}/own")]
         for root in roots:
             command += ["--root", str(root)]
+        command += os.environ.get("LM_E2E_OPTIONS", "").split()
         self.log_path = Path(self.home.name) / "log"
         self.log_file = open(self.log_path, "wb")
         self.process = subprocess.Popen([*command, *arguments], env=kept, stderr=self.log_file, stdout=self.log_file)
