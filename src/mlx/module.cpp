@@ -5,6 +5,8 @@
 
 namespace {
 
+constexpr size_t CACHE_BYTES = 512u << 20;
+
 std::string name_of(mx::Device where) {
     if (where == mx::Device::cpu) return "cpu";
     for (const char *key : {"device_name", "architecture"}) {
@@ -54,6 +56,12 @@ lm_status open_on(mx::Device where, lm_device **out, const lm_device_config *con
         dev->kv = config->kv;
         dev->kv_bytes = config->kv_bytes;
         dev->max_batch = config->max_batch;
+        /* MLX keeps freed buffers for later ones of the same size, by default without a bound that others
+         * would notice; on Metal what models use stays wired, as far as the system recommends. */
+        mx::set_cache_limit(CACHE_BYTES);
+        if (where == mx::Device::gpu)
+            if (uint64_t most = number_of(where, "max_recommended_working_set_size"))
+                mx::set_wired_limit(most);
         *out = dev.release();
     });
 }
