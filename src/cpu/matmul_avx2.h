@@ -14,6 +14,9 @@
 
 /* Forms as the kernels tell them apart: the number of bits, and mxfp4. */
 enum { LM_BITS_MXFP4 = 14 };
+static inline uint32_t lm_avx2_bits(const lm_matrix *w) {
+    return w->quant.kind == LM_QUANT_MXFP4 ? (uint32_t)LM_BITS_MXFP4 : w->quant.bits;
+}
 
 LM_INLINE __m256i load256(const void *p) {
     return _mm256_loadu_si256((const __m256i_u *)p);

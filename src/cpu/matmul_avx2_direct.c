@@ -16,20 +16,9 @@
  * floats begin there: scales and biases wait in that order too, eight groups (a "span") at a time. The last
  * eight groups of a row are read from its end backwards, so that no load is shorter than a register.
  */
-#include "cpu/matmul_avx2.h"
-
 enum { W_ROWS = 8, SPAN = 8, MOST_X = 4 };
 
-typedef struct direct {
-    const lm_matrix *w;
-    lm_expert e;
-    uint32_t n_groups, group_blocks;
-    int group_shift; /* log2 of the columns in a group */
-    uint32_t xs;     /* rows of x */
-    const char *x;
-    size_t x_stride, d_at, sums_at;
-    int32_t *centre; /* 8 bits: (xs, blocks), 128 * Σ q of each block */
-} direct;
+#include "cpu/matmul_direct.h"
 
 /* Eight rows of W, those beyond the last repeated. */
 typedef struct w_rows {
@@ -179,12 +168,12 @@ LM_INLINE __m256 add_unit(int bits, bool tail, const direct *t, const w_rows *r,
     gather_sums(bits, tail, sums, block);
 #pragma GCC unroll 4
     for (uint32_t i = 0; i < columns / LM_ACT_BLOCK; i++) {
-        uint32_t g = (k + i * LM_ACT_BLOCK) >> t->group_shift;
-        if (((b + i) & (t->group_blocks - 1)) == 0)
+        uint32_t g = (b + i) >> t->group_shift;
+        if (((b + i) & ((1u << t->group_shift) - 1)) == 0)
             y = _mm256_fmadd_ps(_mm256_load_ps(r->biases[g - r->base]), _mm256_broadcast_ss(xs + g), y);
         if (bits == 8)
             block[i] = _mm256_add_epi32(
-                block[i], _mm256_set1_epi32(t->centre[m * (t->w->cols / LM_ACT_BLOCK) + b + i]));
+                block[i], _mm256_set1_epi32(t->scratch[m * (t->w->cols / LM_ACT_BLOCK) + b + i]));
         __m256 scale = _mm256_mul_ps(_mm256_load_ps(r->scales[g - r->base]), _mm256_broadcast_ss(d + i));
         y = _mm256_fmadd_ps(_mm256_cvtepi32_ps(block[i]), scale, y);
     }
@@ -243,54 +232,23 @@ LM_INLINE __m256 meet(int bits, bool tail, bool one, const direct *t, const w_ro
 LM_INLINE void meet_rows(int bits, bool one, const direct *t, uint32_t n, uint32_t width, float *y) {
     w_rows r;
     r.ahead = W_ROWS * t->w->row_bytes;
-    for (uint32_t i = 0; i < W_ROWS; i++) {
-        r.row[i] = n + (i < width ? i : width - 1);
-        r.codes[i] = t->e.codes + r.row[i] * t->w->row_bytes;
-    }
+    direct_take(t, n, width, r.row, r.codes);
     __m256 sum = _mm256_setzero_ps();
     uint32_t unit = unit_columns(bits, false), n_groups = t->n_groups;
     for (uint32_t g = 0; g < n_groups; g += SPAN) {
         r.base = g + SPAN <= n_groups || n_groups < SPAN ? g : n_groups - SPAN;
         load_span(t->w, &t->e, r.row, r.base, n_groups, r.scales[0], r.biases[0], W_ROWS);
-        uint32_t k = g << t->group_shift,
-                 end = g + SPAN < n_groups ? (g + SPAN) << t->group_shift : t->w->cols;
+        uint32_t k = (g << t->group_shift) * LM_ACT_BLOCK;
+        uint32_t end = g + SPAN < n_groups ? ((g + SPAN) << t->group_shift) * LM_ACT_BLOCK : t->w->cols;
         for (; k + unit <= end; k += unit) sum = meet(bits, false, one, t, &r, k, y, sum);
         for (; k < end; k += 32) sum = meet(bits, true, one, t, &r, k, y, sum);
     }
     if (one) _mm256_store_ps(y, sum);
 }
 
-LM_INLINE void meet_all(int bits, bool one, const direct *t, uint32_t n0, uint32_t n1, float *y,
-                        size_t y_stride) {
-    float part[MOST_X][W_ROWS] __attribute__((aligned(32)));
-    for (uint32_t n = n0; n < n1; n += W_ROWS) {
-        uint32_t width = n1 - n < W_ROWS ? n1 - n : W_ROWS;
-        if (!one) memset(part, 0, t->xs * sizeof part[0]);
-        meet_rows(bits, one, t, n, width, part[0]);
-        for (uint32_t m = 0; m < t->xs; m++) memcpy(y + m * y_stride + n, part[m], width * sizeof(float));
-    }
-}
+DIRECT_FORMS
 
-typedef void meet_fn(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride);
-
-#define MEET(bits, name, one)                                                                                \
-    static void name##_##bits(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride) {        \
-        meet_all(bits, one, t, n0, n1, y, y_stride);                                                         \
-    }
-#define MEETS(bits) MEET(bits, one, true) MEET(bits, some, false)
-MEETS(2)
-MEETS(3)
-MEETS(4)
-MEETS(5)
-MEETS(6)
-MEETS(8)
-MEETS(14)
-
-#define MEET_ROW(bits) [bits] = {one_##bits, some_##bits}
-static meet_fn *const meets[LM_BITS_MXFP4 + 1][2] = {MEET_ROW(2), MEET_ROW(3), MEET_ROW(4), MEET_ROW(5),
-                                                     MEET_ROW(6), MEET_ROW(8), MEET_ROW(14)};
-
-/* 128 * Σ q of each block: what codes less 128 leave out. */
+/* 128 * Σ q of each block, what codes less 128 leave out: (xs, blocks) in scratch. */
 static void centre_sums(const direct *t) {
     const __m256i by = _mm256_set1_epi16(128);
     uint32_t blocks = t->w->cols / LM_ACT_BLOCK;
@@ -301,27 +259,14 @@ static void centre_sums(const direct *t) {
             __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
             h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
             h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1));
-            t->centre[m * blocks + b] = _mm_cvtsi128_si32(h);
+            t->scratch[m * blocks + b] = _mm_cvtsi128_si32(h);
         }
 }
 
 void lm_matmul_avx2_direct(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
                            uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
                            void *scratch) {
-    direct t = {.w = w,
-                .e = lm_expert_of(w, expert),
-                .n_groups = w->cols / w->quant.group,
-                .group_blocks = w->quant.group / LM_ACT_BLOCK,
-                .group_shift = w->quant.group == 128  ? 7
-                               : w->quant.group == 64 ? 6
-                                                      : 5,
-                .xs = n_rows,
-                .x = acts,
-                .x_stride = act_stride,
-                .d_at = lm_act_scales_at(w->cols),
-                .sums_at = lm_act_sums_at(w->cols),
-                .centre = scratch};
+    direct t = direct_of(w, expert, acts, act_stride, n_rows, scratch);
     if (w->quant.bits == 8) centre_sums(&t);
-    meets[w->quant.kind == LM_QUANT_MXFP4 ? LM_BITS_MXFP4 : w->quant.bits][n_rows > 1](&t, n0, n1, y,
-                                                                                       y_stride);
+    direct_run(direct_forms[lm_avx2_bits(w)][n_rows > 1], &t, n0, n1, y, y_stride);
 }

@@ -226,7 +226,7 @@ void lm_matmul_avx2_many(const lm_matrix *w, uint32_t expert, const void *acts, 
                     : w->quant.bits == 2                                                        ? 128
                                                                                                 : 32;
     uint32_t whole = w->cols / unit * unit; /* columns before the tail */
-    tile t = {.group_shift = w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0};
+    tile t = {.group_shift = lm_group_shift(w)};
     uint32_t panel = n_rows <= SMALL ? TILE : PANEL, chunk = CHUNK * PANEL / panel;
     for (uint32_t n = n0; n < n1; n += panel) {
         uint32_t n_end = n + panel < n1 ? n + panel : n1;

@@ -124,7 +124,7 @@ void lm_matmul_avx512_many(const lm_matrix *w, uint32_t expert, const void *acts
     lm_act_layout layout = lm_act_layout_of(lm_act_kind(w));
     uint32_t unit = unit_blocks(layout) * LM_ACT_BLOCK,
              whole = w->cols / unit * unit; /* columns before the tail */
-    tile t = {.group_shift = w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0};
+    tile t = {.group_shift = lm_group_shift(w)};
     for (uint32_t n = n0; n < n1; n += PANEL) {
         uint32_t n_end = n + PANEL < n1 ? n + PANEL : n1;
         for (t.first = 0; t.first < w->cols; t.first += t.blocks * LM_ACT_BLOCK) {

@@ -12,14 +12,7 @@
 
 enum { W_ROWS = 16, MOST_X = LM_AVX512_FEW, MOST_BLOCKS = 4 };
 
-typedef struct direct {
-    const lm_matrix *w;
-    lm_expert e;
-    uint32_t n_groups, group_shift; /* log2 of blocks in a group */
-    uint32_t xs;                    /* rows of x */
-    const char *x;
-    size_t x_stride, d_at, sums_at;
-} direct;
+#include "cpu/matmul_direct.h"
 
 /* Sixteen rows of W, those beyond the last repeated. */
 typedef struct w_rows {
@@ -225,10 +218,7 @@ LM_INLINE void meet_rows(int bits, bool one, const direct *t, uint32_t n, uint32
     const lm_matrix *w = t->w;
     uint32_t unit = blocks_of_unit(bits), n_blocks = w->cols / LM_ACT_BLOCK;
     w_rows r;
-    for (uint32_t i = 0; i < W_ROWS; i++) {
-        r.row[i] = n + (i < width ? i : width - 1);
-        r.codes[i] = t->e.codes + r.row[i] * w->row_bytes;
-    }
+    direct_take(t, n, width, r.row, r.codes);
     __m512 sum = _mm512_setzero_ps();
     for (r.base = 0; r.base < t->n_groups; r.base += LM_AVX512_SPAN) {
         for (uint32_t h = 0; h < W_ROWS; h += 8)
@@ -241,51 +231,11 @@ LM_INLINE void meet_rows(int bits, bool one, const direct *t, uint32_t n, uint32
     if (one) _mm512_storeu_ps(y, sum);
 }
 
-LM_INLINE void meet_all(int bits, bool one, const direct *t, uint32_t n0, uint32_t n1, float *y,
-                        size_t y_stride) {
-    float part[MOST_X][W_ROWS];
-    for (uint32_t n = n0; n < n1; n += W_ROWS) {
-        uint32_t width = n1 - n < W_ROWS ? n1 - n : W_ROWS;
-        memset(part, 0, t->xs * sizeof part[0]);
-        meet_rows(bits, one, t, n, width, part[0]);
-        for (uint32_t m = 0; m < t->xs; m++) memcpy(y + m * y_stride + n, part[m], width * sizeof(float));
-    }
-}
-
-typedef void meet_fn(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride);
-
-#define MEET(bits, name, one)                                                                                \
-    static void name##_##bits(const direct *t, uint32_t n0, uint32_t n1, float *y, size_t y_stride) {        \
-        meet_all(bits, one, t, n0, n1, y, y_stride);                                                         \
-    }
-#define MEETS(bits) MEET(bits, one, true) MEET(bits, some, false)
-MEETS(2)
-MEETS(3)
-MEETS(4)
-MEETS(5)
-MEETS(6)
-MEETS(8)
-MEETS(14) /* LM_BITS_MXFP4 */
-
-#define MEET_ROW(bits) [bits] = {one_##bits, some_##bits}
-static meet_fn *const meets[LM_BITS_MXFP4 + 1][2] = {MEET_ROW(2), MEET_ROW(3), MEET_ROW(4), MEET_ROW(5),
-                                                     MEET_ROW(6), MEET_ROW(8), MEET_ROW(14)};
+DIRECT_FORMS
 
 void lm_matmul_avx512_direct(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
                              uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
                              void *scratch) {
-    direct t = {.w = w,
-                .e = lm_expert_of(w, expert),
-                .n_groups = w->cols / w->quant.group,
-                .group_shift = w->quant.group == 128  ? 2
-                               : w->quant.group == 64 ? 1
-                                                      : 0,
-                .xs = n_rows,
-                .x = acts,
-                .x_stride = act_stride,
-                .d_at = lm_act_scales_at(w->cols),
-                .sums_at = lm_act_sums_at(w->cols)};
-    (void)scratch;
-    meets[w->quant.kind == LM_QUANT_MXFP4 ? LM_BITS_MXFP4 : w->quant.bits][n_rows > 1](&t, n0, n1, y,
-                                                                                       y_stride);
+    direct t = direct_of(w, expert, acts, act_stride, n_rows, scratch);
+    direct_run(direct_forms[lm_avx2_bits(w)][n_rows > 1], &t, n0, n1, y, y_stride);
 }

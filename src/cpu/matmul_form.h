@@ -95,6 +95,11 @@ static inline float lm_e8m0_half(uint8_t e) {
     return v.f;
 }
 
+/* log2 of the blocks of 32 columns in a group. */
+static inline uint32_t lm_group_shift(const lm_matrix *w) {
+    return w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0;
+}
+
 /* The arrays of one expert. */
 typedef struct lm_expert {
     const unsigned char *codes;

@@ -69,10 +69,5 @@ void lm_matmul_neon_plain(const lm_matrix *w, uint32_t expert, const void *acts,
 
 void lm_matmul_neon(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride, uint32_t n_rows,
                     uint32_t n0, uint32_t n1, float *y, size_t y_stride, void *scratch) {
-    if (w->quant.kind == LM_QUANT_NONE)
-        lm_matmul_neon_plain(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride);
-    else if (n_rows == 1)
-        multiply_one_of(w, expert, acts, n0, n1, y, scratch);
-    else
-        multiply_many(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
+    multiply(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
 }

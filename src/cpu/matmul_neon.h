@@ -472,9 +472,6 @@ static void unpack_tile_of(int bits, const lm_matrix *w, const lm_expert *e, uin
 LM_INLINE int bits_of(const lm_matrix *w) {
     return w->quant.kind == LM_QUANT_MXFP4 ? MXFP4 : (int)w->quant.bits;
 }
-LM_INLINE uint32_t group_shift_of(const lm_matrix *w) {
-    return w->quant.group == 128 ? 2 : w->quant.group == 64 ? 1 : 0;
-}
 
 /* Rows [n, n_end) of W, columns of t. */
 static void multiply_panel(const lm_matrix *w, const lm_expert *e, tile t, const char *acts,
@@ -502,7 +499,7 @@ static void multiply_many(const lm_matrix *w, uint32_t expert, const char *acts,
                           uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride,
                           void *scratch) {
     lm_expert e = lm_expert_of(w, expert);
-    tile t = {.group_shift = group_shift_of(w)};
+    tile t = {.group_shift = lm_group_shift(w)};
     uint32_t blocks = w->cols / LM_ACT_BLOCK;
     for (uint32_t n = n0; n < n1; n += PANEL) {
         uint32_t n_end = n + PANEL < n1 ? n + PANEL : n1;
@@ -555,7 +552,7 @@ LM_INLINE void multiply_one(int bits, const lm_matrix *w, uint32_t expert, const
     lm_expert e = lm_expert_of(w, expert);
     uint32_t blocks = w->cols / LM_ACT_BLOCK;
     float *scales = scratch, *biases = scales + TILE * GROUPS;
-    tile t = {.scales = scales, .biases = biases, .group_shift = group_shift_of(w)};
+    tile t = {.scales = scales, .biases = biases, .group_shift = lm_group_shift(w)};
     for (uint32_t n = n0; n < n1; n += TILE) {
         uint32_t index[TILE], width = n + TILE <= n1 ? TILE : n1 - n;
         const uint8_t *row[TILE];
@@ -587,6 +584,18 @@ static void multiply_one_of(const lm_matrix *w, uint32_t expert, const char *act
     default: multiply_one(MXFP4, w, expert, act, n0, n1, y, scratch);
     }
 }
+
+/* The whole product in the instruction set that this file is compiled for. */
+static void multiply(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
+                     uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride, void *scratch) {
+    if (w->quant.kind == LM_QUANT_NONE)
+        lm_matmul_neon_plain(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride);
+    else if (n_rows == 1)
+        multiply_one_of(w, expert, acts, n0, n1, y, scratch);
+    else
+        multiply_many(w, expert, acts, act_stride, n_rows, n0, n1, y, y_stride, scratch);
+}
+
 #endif
 
 #endif

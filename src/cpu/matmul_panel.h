@@ -125,7 +125,7 @@ static inline void unpack_tile(const lm_matrix *w, const lm_expert *e, uint32_t 
             row[i] = e->codes + index[i] * w->row_bytes;
         }
         uint8_t *to = codes + 32 * half;
-        switch (w->quant.kind == LM_QUANT_MXFP4 ? (uint32_t)LM_BITS_MXFP4 : w->quant.bits) {
+        switch (lm_avx2_bits(w)) {
         case 2:
             if (tail)
                 unpack_rows(2, true, row, t->first, t->blocks, split, TILE * w->row_bytes, to);
