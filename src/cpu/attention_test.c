@@ -120,7 +120,7 @@ static void step(bed *b, const uint32_t *counts, double tolerance) {
               *tv = open_linear(b->dev, &mv, NULL);
 
     lm_step *s = NULL;
-    expect_ok(be->begin(b->dev, slices, n_slices, &s, &err), err);
+    expect_ok(be->begin(b->dev, slices, n_slices, NULL, &s, &err), err);
     lm_attention a = {.layer = 1,
                       .n_heads = sh->n_heads,
                       .n_kv_heads = sh->n_kv_heads,
@@ -249,7 +249,7 @@ static void step_rows(lm_device *dev, const shape *sh, const rows *r, const lm_s
     lm_linear *tq = open_linear(dev, &mq, NULL), *tk = open_linear(dev, &mk, NULL),
               *tv = open_linear(dev, &mv, NULL);
     lm_step *s = NULL;
-    expect_ok(be->begin(dev, slices, n_slices, &s, &err), err);
+    expect_ok(be->begin(dev, slices, n_slices, NULL, &s, &err), err);
     lm_attention a = {.n_heads = sh->n_heads,
                       .n_kv_heads = sh->n_kv_heads,
                       .head_dim = sh->head_dim,

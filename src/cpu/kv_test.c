@@ -51,7 +51,7 @@ static float append(bed *b, lm_seq *seq, uint32_t first, uint32_t n, bool abando
     expect_ok(be->seq_reserve(seq, n, &err), err);
     lm_slice slice = {seq, n};
     lm_step *s = NULL;
-    expect_ok(be->begin(b->dev, &slice, 1, &s, &err), err);
+    expect_ok(be->begin(b->dev, &slice, 1, NULL, &s, &err), err);
     int32_t ids[N_TOKENS];
     for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)(first + i);
     lm_tensor *out = NULL;
@@ -139,7 +139,7 @@ static void a_failed_step_says_why_and_changes_nothing(void **state) {
     expect_ok(be->seq_reserve(a, 1, &err), err);
     lm_slice slice = {a, 1};
     lm_step *s = NULL;
-    expect_ok(be->begin(b.dev, &slice, 1, &s, &err), err);
+    expect_ok(be->begin(b.dev, &slice, 1, NULL, &s, &err), err);
     int32_t id = N_TOKENS;
     lm_tensor *x = be->embed(s, b.table, &id, 1, 1);
     x = be->rms_norm(s, x, NULL, 1e-5f); /* does nothing any more */
@@ -183,13 +183,13 @@ static void begin_checks_its_slices(void **state) {
     lm_seq *a = open_seq(b.dev);
     lm_slice slices[2] = {{a, 1}, {a, 1}};
     lm_step *s = NULL;
-    expect_fail(be->begin(b.dev, slices, 1, &s, &err), LM_INVALID, err, "reserve");
+    expect_fail(be->begin(b.dev, slices, 1, NULL, &s, &err), LM_INVALID, err, "reserve");
     expect_ok(be->seq_reserve(a, 300, &err), err);
-    expect_fail(be->begin(b.dev, slices, 2, &s, &err), LM_INVALID, err, "twice");
+    expect_fail(be->begin(b.dev, slices, 2, NULL, &s, &err), LM_INVALID, err, "twice");
     slices[0].n_tokens = 257;
-    expect_fail(be->begin(b.dev, slices, 1, &s, &err), LM_TOO_LARGE, err, "opened for 256");
+    expect_fail(be->begin(b.dev, slices, 1, NULL, &s, &err), LM_TOO_LARGE, err, "opened for 256");
     slices[0].n_tokens = 0;
-    expect_fail(be->begin(b.dev, slices, 1, &s, &err), LM_INVALID, err, "without tokens");
+    expect_fail(be->begin(b.dev, slices, 1, NULL, &s, &err), LM_INVALID, err, "without tokens");
     be->seq_close(a);
     close_bed(&b);
 }

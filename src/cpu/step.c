@@ -60,7 +60,9 @@ lm_tensor *lm_step_tensor(lm_step *s, uint32_t n_rows, uint32_t width) {
 /* ---- begin and end ---------------------------------------------------------------------------------------
  */
 
-lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err) {
+lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before,
+                      lm_step **out, lm_err *err) {
+    (void)before; /* this backend has none: everything is computed at once */
     if (dev->in_step) return lm_fail(err, LM_INTERNAL, "a step begins inside another");
     uint64_t n_rows = 0;
     for (uint32_t i = 0; i < n_slices; i++) {

@@ -37,7 +37,7 @@ static lm_step *begin(bed *b, uint32_t n, lm_tensor **x) {
     lm_step *s = NULL;
     expect_ok(be->seq_reserve(b->seq, n, &err), err);
     lm_slice slice = {b->seq, n};
-    expect_ok(be->begin(b->dev, &slice, 1, &s, &err), err);
+    expect_ok(be->begin(b->dev, &slice, 1, NULL, &s, &err), err);
     int32_t ids[ROWS];
     for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)i;
     *x = be->embed(s, b->table, ids, n, 1);

@@ -108,8 +108,10 @@ lm_status join(lm_step *s, const lm_slice &slice, lm_err *err) {
     return LM_OK;
 }
 
-lm_status begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err) {
+lm_status begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before,
+                lm_step **out, lm_err *err) {
     *out = nullptr;
+    (void)before;
     if (dev->in_step) return lm_fail(err, LM_INVALID, "a step has not ended yet");
     lm_step *s = nullptr;
     lm_status st = lm_mlx_guard(err, [&] {
@@ -180,7 +182,12 @@ lm_backend table(lm_status (*open)(lm_device **, const lm_device_config *, lm_er
             .keep = lm_mlx_keep,
             .add = lm_mlx_add,
             .scale = lm_mlx_scale,
-            .read = lm_mlx_read};
+            .read = lm_mlx_read,
+            .launch = nullptr,
+            .pick = nullptr,
+            .wait = nullptr,
+            .flight_free = nullptr,
+            .n_waits = nullptr};
 }
 
 } // namespace

@@ -167,7 +167,7 @@ lm_device *lm_model_device(const lm_model *m) {
 /* Everything that can be wrong with the caller's numbers, before a sequence is touched. */
 static lm_status check_step(const lm_model *m, const lm_slice *slices, uint32_t n_slices,
                             const int32_t *tokens, const uint32_t *out_rows, uint32_t n_out,
-                            uint32_t *n_tokens, lm_err *err) {
+                            int32_t least_token, uint32_t *n_tokens, lm_err *err) {
     uint64_t n = 0;
     for (uint32_t i = 0; i < n_slices; i++) {
         uint32_t before = m->backend->seq_len(slices[i].seq);
@@ -184,7 +184,7 @@ static lm_status check_step(const lm_model *m, const lm_slice *slices, uint32_t 
         return lm_fail(err, LM_INVALID, "a step of %llu tokens, 1 to %u are allowed", (unsigned long long)n,
                        m->max_batch);
     for (uint32_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (uint32_t)tokens[i] >= m->config.n_vocab)
+        if (tokens[i] < least_token || tokens[i] >= (int64_t)m->config.n_vocab)
             return lm_fail(err, LM_INVALID, "token %d is not in the vocabulary of %u", tokens[i],
                            m->config.n_vocab);
     if (n_out > n) return lm_fail(err, LM_INVALID, "logits of %u rows of %llu", n_out, (unsigned long long)n);
@@ -207,19 +207,31 @@ static lm_status logits_room(lm_model *m, uint32_t n_out, lm_err *err) {
     return LM_OK;
 }
 
+/* A step with its graph recorded (or computed): *x holds the logits of out_rows, NULL when n_out is 0 or when
+ * an op has failed. least_token: that LM_FROM_BEFORE may go down to. */
+static lm_status run_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
+                          int32_t least_token, lm_step **s, lm_tensor **x, lm_err *err) {
+    const lm_backend *b = m->backend;
+    uint32_t n_tokens = 0;
+    lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, least_token, &n_tokens, err);
+    for (uint32_t i = 0; i < n_slices && st == LM_OK; i++)
+        st = b->seq_reserve(slices[i].seq, slices[i].n_tokens, err);
+    if (st == LM_OK) st = b->begin(m->device, slices, n_slices, before, s, err);
+    if (st == LM_OK) *x = lm_graph_run(m, *s, tokens, n_tokens, out_rows, n_out);
+    return st;
+}
+
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                         const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
     const lm_backend *b = m->backend;
     lm_step *s = NULL;
-    uint32_t n_tokens = 0;
-    lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, &n_tokens, err);
-    if (st == LM_OK) st = logits_room(m, n_out, err);
-    for (uint32_t i = 0; i < n_slices && st == LM_OK; i++)
-        st = b->seq_reserve(slices[i].seq, slices[i].n_tokens, err);
-    if (st == LM_OK) st = b->begin(m->device, slices, n_slices, &s, err);
+    lm_tensor *x = NULL;
+    /* More rows than that are refused below. */
+    lm_status st = logits_room(m, n_out < m->max_batch ? n_out : m->max_batch, err);
+    if (st == LM_OK) st = run_step(m, slices, n_slices, tokens, out_rows, n_out, NULL, 0, &s, &x, err);
     if (st != LM_OK) return st;
 
-    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
     const float *numbers = x ? b->read(s, x) : NULL;
     /* The backend's numbers end with the step, the caller's live until the next one. */
     if (numbers) memcpy(m->logits, numbers, (size_t)n_out * m->config.n_vocab * sizeof *numbers);
@@ -228,4 +240,32 @@ lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, 
     if (st == LM_OK && lost) st = lm_fail(err, LM_INTERNAL, "the backend gave no logits");
     if (st == LM_OK) *logits = n_out ? m->logits : NULL;
     return st;
+}
+
+/* ---- computing ahead */
+
+bool lm_model_computes_ahead(const lm_model *m) {
+    return m->backend->launch;
+}
+
+lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
+                          const lm_pick *how, lm_flight **out, lm_err *err) {
+    lm_step *s = NULL;
+    lm_tensor *x = NULL;
+    int32_t least = before ? LM_FROM_BEFORE(m->max_batch) : 0;
+    lm_status st = run_step(m, slices, n_slices, tokens, out_rows, n_out, before, least, &s, &x, err);
+    return st == LM_OK ? m->backend->launch(s, x, n_out, how, out, err) : st;
+}
+
+lm_status lm_model_pick(lm_model *m, lm_flight *f, const lm_pick *how, lm_err *err) {
+    return m->backend->pick(f, how, err);
+}
+
+lm_status lm_model_wait(lm_model *m, lm_flight *f, lm_picked *picked, lm_err *err) {
+    return m->backend->wait(f, picked, err);
+}
+
+void lm_model_flight_free(lm_model *m, lm_flight *f) {
+    m->backend->flight_free(f);
 }

@@ -53,4 +53,18 @@ lm_device *lm_model_device(const lm_model *m); /* for sequences: lm_model_backen
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens, const uint32_t *out_rows,
                         uint32_t n_out, const float **logits, lm_err *err) LM_CHECKED;
 
+/* ---- computing ahead, where the backend chooses tokens itself (lm_model_computes_ahead) */
+
+bool lm_model_computes_ahead(const lm_model *m);
+
+/* Hands a step to the device and returns: as lm_model_step, but with the tokens of out_rows chosen there. A token may be
+ * LM_FROM_BEFORE(k), row k's of the flight `before`. how: (n_out), or NULL when lm_model_pick follows. On LM_OK the
+ * sequences are longer at once, though a failure may still come to light in lm_model_wait: they are lost then. */
+lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens, const uint32_t *out_rows,
+                          uint32_t n_out, const lm_flight *before, const lm_pick *how, lm_flight **out, lm_err *err) LM_CHECKED;
+lm_status lm_model_pick(lm_model *m, lm_flight *f, const lm_pick *how, lm_err *err) LM_CHECKED;
+/* picked: (n_out), valid until the flight is freed. */
+lm_status lm_model_wait(lm_model *m, lm_flight *f, lm_picked *picked, lm_err *err) LM_CHECKED;
+void lm_model_flight_free(lm_model *m, lm_flight *f);
+
 #endif

@@ -3,7 +3,7 @@
  * A backend opens devices of its kind; a device holds kv sequences and runs steps. A step is one forward pass over a
  * ragged batch: the new tokens of several sequences, back to back, in one (n_tokens, ...) activation. Handles made
  * within a step are valid until its end, so model code frees nothing. The CPU computes when an op is called; MLX
- * records a lazy graph and computes when something is read.
+ * records a lazy graph and computes when something is read, or behind the caller's back (see lm_flight).
  *
  * Shapes: an activation is (n_rows, width), f32 to the reader; a backend may hold it in another type. Heads lie side
  * by side in a row: (n_rows, n_heads * head_dim).
@@ -21,6 +21,7 @@
 
 typedef struct lm_device lm_device; /* a backend's device with its scratch and threads, for one model */
 typedef struct lm_step lm_step;     /* one forward pass in progress */
+typedef struct lm_flight lm_flight; /* a step that has been handed to the device and may still be computed there */
 typedef struct lm_tensor lm_tensor; /* an activation of that pass */
 typedef struct lm_seq lm_seq;       /* keys and values of one sequence, all layers */
 typedef struct lm_linear lm_linear; /* a weight as the backend wants it: a view of the mapped file, never a copy on the CPU */
@@ -88,6 +89,33 @@ typedef struct lm_moe {
     bool renorm;
 } lm_moe;
 
+/* How the next token of a row is chosen: Ollama's options in llama.cpp's order (penalties, mask, top_k, typical_p,
+ * top_p, min_p, temperature, draw). */
+typedef struct lm_pick {
+    float temperature;     /* not above 0: the most probable token */
+    int32_t top_k;         /* <= 0: all */
+    float top_p, min_p, typical_p;
+    float repeat_penalty, presence_penalty, frequency_penalty;
+    const int32_t *recent; /* (n_recent) tokens that the penalties look at; may be LM_FROM_BEFORE(k) */
+    uint32_t n_recent;
+    const uint32_t *mask;  /* one bit a token, set where the grammar allows it; NULL: all */
+    float uniform;         /* the draw, in [0, 1) */
+    bool logprobs;         /* log probabilities are wanted, and of the n_top best tokens */
+    uint32_t n_top;
+} lm_pick;
+
+typedef struct lm_picked {
+    int32_t id;
+    float best;                /* the largest number of the row after penalties and mask; not finite: nothing to choose from */
+    float logprob;             /* of id in the model's own distribution, with lm_pick.logprobs */
+    const int32_t *top_ids;    /* (n_top) best first */
+    const float *top_logprobs; /* (n_top) */
+    uint32_t n_top;
+} lm_picked;
+
+/* In place of a token that nobody has read yet: the one chosen in row k of the flight before. */
+#define LM_FROM_BEFORE(k) (-1 - (int32_t)(k))
+
 typedef struct lm_memory {
     uint64_t weights; /* bytes mapped or copied for weights */
     uint64_t kv;      /* bytes taken by pages in use */
@@ -138,8 +166,10 @@ typedef struct lm_backend {
     /* Makes sure that n_tokens more fit. LM_BUSY: no free pages now (close or trim a sequence and retry). */
     lm_status (*seq_reserve)(lm_seq *seq, uint32_t n_tokens, lm_err *err);
 
-    /* -- a step. The slices' tokens are rows 0.. in order. Every sequence must have room (seq_reserve). */
-    lm_status (*begin)(lm_device *dev, const lm_slice *slices, uint32_t n_slices, lm_step **out, lm_err *err);
+    /* -- a step. The slices' tokens are rows 0.. in order. Every sequence must have room (seq_reserve). before: the flight that
+     * LM_FROM_BEFORE in embed's tokens means, or NULL; it must outlive the step. */
+    lm_status (*begin)(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before, lm_step **out,
+                       lm_err *err);
     /* Ends it. LM_OK: the sequences are longer by their slices. Else (or when `abandon`) they are as before. */
     lm_status (*end)(lm_step *step, bool abandon, lm_err *err);
 
@@ -168,6 +198,21 @@ typedef struct lm_backend {
     /* Computes what is left and gives the numbers: (n_rows, width) row-major f32, valid until end(). NULL after a
      * failure in the step: end() tells. The one synchronisation of a step. */
     const float *(*read)(lm_step *s, const lm_tensor *x);
+
+    /* -- computing ahead: tokens are chosen on the device, and the next step is handed over before they are read. All of it
+     * is NULL where a backend computes at once (CPU): there the caller chooses from what read() gives. */
+
+    /* Ends the step like end(), without waiting: the sequences are longer by their slices. logits: (n_out, vocabulary) or NULL
+     * when n_out is 0. how: (n_out) choices, or NULL when pick() follows. On failure the sequences are as before, unless
+     * MLX broke off half-way: then each says so (with the text) in whatever is tried with it next. */
+    lm_status (*launch)(lm_step *s, const lm_tensor *logits, uint32_t n_out, const lm_pick *how, lm_flight **out,
+                        lm_err *err);
+    /* Chooses the n_out tokens of a launch without `how`, once. */
+    lm_status (*pick)(lm_flight *f, const lm_pick *how, lm_err *err);
+    /* Waits for the n_out tokens: the one synchronisation. What out points to lives as long as the flight. */
+    lm_status (*wait)(lm_flight *f, lm_picked *out, lm_err *err);
+    void (*flight_free)(lm_flight *f); /* NULL allowed; before or after wait */
+    uint64_t (*n_waits)(const lm_device *dev); /* how often the host has waited for the device so far */
 } lm_backend;
 
 #endif
