@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
     if (lm_model_open(&b.model, b.backend, b.o.model, &config, &err) != LM_OK) die("open", &err);
     double open_ms = (double)(lm_now_ns() - start) / 1e6;
     uint64_t estimate = 0;
-    if (lm_model_estimate(b.o.model, &config, &estimate, &err) != LM_OK) die("estimate", &err);
+    if (lm_model_estimate(b.backend, b.o.model, &config, &estimate, &err) != LM_OK) die("estimate", &err);
     b.tokens = lm_alloc(b.o.batch * sizeof *b.tokens);
 
     double prefills[MAX_REPEAT], decodes[MAX_REPEAT], unused[2];

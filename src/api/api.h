@@ -49,6 +49,7 @@ typedef struct lm_api_config {
     lm_store *store;
     const char *ollama_version;    /* what /api/version reports to clients that compare it */
     const char *version;           /* ours */
+    const char *devices;           /* what there is to compute on, as a JSON array for /health; NULL: [] */
     const lm_route *const *tables; /* looked through in order, ended by NULL */
     bool loopback;       /* bound to a loopback address: foreign Host headers are refused (DNS rebinding) */
     const char *origins; /* OLLAMA_ORIGINS: comma-separated, added to the usual ones; NULL */

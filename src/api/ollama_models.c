@@ -184,7 +184,7 @@ static void health(lm_call *call) {
     lm_engine_stats s = {0};
     lm_engine_get_stats(call->api->config.engine, &s);
     lm_buf b;
-    lm_buf_init(&b, 1024);
+    lm_buf_init(&b, 16384);
     lm_buf_printf(
         &b,
         "{\"status\":\"ok\",\"version\":\"%s\",\"models\":%u,\"running\":%u,\"waiting\":%u,\"requests\":%llu,"
@@ -194,8 +194,10 @@ static void health(lm_call *call) {
         (unsigned long long)s.n_failed, (unsigned long long)s.n_cancelled,
         (unsigned long long)s.n_prompt_tokens, (unsigned long long)s.n_eval_tokens, s.backend);
     lm_json_write_string(&b, lm_str_of(s.device.device));
-    lm_buf_printf(&b, ",\"gpu\":%s,\"memory_budget\":%llu}", s.device.gpu ? "true" : "false",
-                  (unsigned long long)s.memory_budget);
+    const char *devices = call->api->config.devices;
+    lm_buf_printf(&b, ",\"gpu\":%s,\"memory_budget\":%llu,\"kv_cache_type\":\"%s\",\"devices\":%s}",
+                  s.device.gpu ? "true" : "false", (unsigned long long)s.memory_budget,
+                  lm_kv_type_name(s.kv_type), devices ? devices : "[]");
     lm_reply_json(call, 200, &b);
     lm_buf_release(&b);
 }

@@ -4,6 +4,7 @@
 #define LM_BRIDGE_H
 
 #include "base/base.h"
+#include "tensor/tensor.h"
 
 /* What the program's exit says; --help repeats it. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
@@ -17,7 +18,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
               */
 
 typedef struct bridge_config {
-    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_LIST, BRIDGE_HELP, BRIDGE_VERSION } command;
+    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
     const char *file, *name; /* of import; name NULL: from the file's */
     char host[256];
     uint16_t port;
@@ -26,7 +27,10 @@ typedef struct bridge_config {
     uint32_t n_roots;
     enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_MLX } backend;
     enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
-    const char *cpu_features;                            /* NULL: the best */
+    uint32_t device_index;                               /* which GPU, from 0 */
+    lm_kv_type kv_type;
+    bool json;                /* output of BRIDGE_DEVICES */
+    const char *cpu_features; /* NULL: the best */
     uint32_t n_threads;       /* 0: all cores */
     uint32_t n_parallel, max_queue, max_models, default_ctx;
     int64_t keep_alive_ns;
@@ -44,6 +48,16 @@ void bridge_usage(void);
  * with a path. */
 void bridge_parse_host(const char *text, char host[256], uint16_t *port);
 
+/* ---- devices.c: the one place where it is decided what computes */
+
+/* The backend that the options ask for. With --backend auto MLX is only looked at where it may have a GPU. */
+lm_status bridge_choose_backend(const bridge_config *config, const lm_backend **out, lm_err *err) LM_CHECKED;
+/* The devices as a JSON array, `chosen` marked. MLX's are among them when it is what was chosen: asking it
+ * loads it.
+ */
+void bridge_devices_json(const lm_backend *chosen, lm_buf *out);
+
+int bridge_list_devices(const bridge_config *config);
 int bridge_serve(const bridge_config *config);
 int bridge_import(const bridge_config *config);
 int bridge_list(const bridge_config *config);

@@ -11,43 +11,51 @@
 #define SECOND_NS    INT64_C(1000000000)
 
 void bridge_usage(void) {
-    puts("Usage: mlx-ollama-bridge [serve] [options]\n"
-         "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
-         "store\n"
-         "       mlx-ollama-bridge list                      the models on this disk\n"
-         "\n"
-         "Serves Ollama's API over MLX-format models.\n"
-         "\n"
-         "  --port N             port to listen on (11434)\n"
-         "  --host ADDRESS       address to listen on (127.0.0.1)\n"
-         "  --models DIR         the own store (~/.mlx-ollama/models)\n"
-         "  --root DIR           a further directory that holds model directories; may be repeated\n"
-         "  --backend NAME       what computes: cpu (our kernels), mlx (Apple's MLX), or auto: MLX where it "
-         "has a\n"
-         "                       GPU (Metal, CUDA), else the CPU (auto)\n"
-         "  --device NAME        where MLX computes: gpu, cpu (slow), or auto: its GPU (auto)\n"
-         "  --cpu-features SET   force a set of CPU kernels: reference, portable, avx2, avx512, "
-         "avx512-bf16,\n"
-         "                       neon, neon-dotprod, neon-i8mm (the best this processor runs)\n"
-         "  --threads N          threads for arithmetic (all cores)\n"
-         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
-         "  --verbose            log more\n"
-         "  --help, --version\n"
-         "\n"
-         "Environment (options win):\n"
-         "  MLX_BRIDGE_PORT           port\n"
-         "  OLLAMA_HOST               host, host:port, :port or a URL\n"
-         "  OLLAMA_KEEP_ALIVE         how long an idle model stays loaded: 5m, 300 (seconds), -1 for ever, 0 "
-         "not at all (5m)\n"
-         "  OLLAMA_NUM_PARALLEL       requests that a model works on together (4)\n"
-         "  OLLAMA_MAX_QUEUE          requests that may wait (512)\n"
-         "  OLLAMA_MAX_LOADED_MODELS  models loaded at a time (as memory allows)\n"
-         "  OLLAMA_CONTEXT_LENGTH     num_ctx when a request says nothing (4096)\n"
-         "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
-         "  OLLAMA_DEBUG              1: as --verbose\n"
-         "\n"
-         "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
-         "in use).");
+    puts(
+        "Usage: mlx-ollama-bridge [serve] [options]\n"
+        "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
+        "store\n"
+        "       mlx-ollama-bridge list                      the models on this disk\n"
+        "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
+        "\n"
+        "Serves Ollama's API over MLX-format models.\n"
+        "\n"
+        "  --port N             port to listen on (11434)\n"
+        "  --host ADDRESS       address to listen on (127.0.0.1)\n"
+        "  --models DIR         the own store (~/.mlx-ollama/models)\n"
+        "  --root DIR           a further directory that holds model directories; may be repeated\n"
+        "  --backend NAME       what computes: cpu (our kernels), mlx (Apple's MLX), or auto: MLX where it "
+        "has a\n"
+        "                       GPU (Metal, CUDA), else the CPU (auto)\n"
+        "  --device NAME        where MLX computes: gpu, gpu:1 (the second one), cpu (slow), or auto: its "
+        "GPU\n"
+        "                       (auto)\n"
+        "  --kv-cache-type T    how keys and values are kept: f16, q8_0 or q4_0; the CPU kernels have f16 "
+        "only\n"
+        "                       (f16)\n"
+        "  --cpu-features SET   force a set of CPU kernels: reference, portable, avx2, avx512, "
+        "avx512-bf16,\n"
+        "                       neon, neon-dotprod, neon-i8mm (the best this processor runs)\n"
+        "  --threads N          threads for arithmetic (all cores)\n"
+        "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
+        "  --verbose            log more\n"
+        "  --help, --version\n"
+        "\n"
+        "Environment (options win):\n"
+        "  MLX_BRIDGE_PORT           port\n"
+        "  OLLAMA_HOST               host, host:port, :port or a URL\n"
+        "  OLLAMA_KEEP_ALIVE         how long an idle model stays loaded: 5m, 300 (seconds), -1 for ever, 0 "
+        "not at all (5m)\n"
+        "  OLLAMA_NUM_PARALLEL       requests that a model works on together (4)\n"
+        "  OLLAMA_MAX_QUEUE          requests that may wait (512)\n"
+        "  OLLAMA_MAX_LOADED_MODELS  models loaded at a time (as memory allows)\n"
+        "  OLLAMA_CONTEXT_LENGTH     num_ctx when a request says nothing (4096)\n"
+        "  OLLAMA_KV_CACHE_TYPE      as --kv-cache-type\n"
+        "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
+        "  OLLAMA_DEBUG              1: as --verbose\n"
+        "\n"
+        "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
+        "in use).");
 }
 
 static bool whole_number(const char *text, uint64_t max, uint64_t *out) {
@@ -98,6 +106,15 @@ static lm_status env_keep_alive(int64_t *out, lm_err *err) {
     if (*out < 0) *out = -1;
     free(text);
     return st;
+}
+
+static lm_status kv_type(const char *name, lm_str value, lm_kv_type *out, lm_err *err) {
+    for (int t = 0; t < LM_KV_TYPES; t++) {
+        if (!lm_str_eq_nocase(value, lm_str_of(lm_kv_type_name((lm_kv_type)t)))) continue;
+        *out = (lm_kv_type)t;
+        return LM_OK;
+    }
+    return lm_fail(err, LM_INVALID, "%s is \"%.*s\": there are f16, q8_0 and q4_0", name, LM_STR_ARG(value));
 }
 
 void bridge_parse_host(const char *text, char host[256], uint16_t *port) {
@@ -164,6 +181,8 @@ static lm_status read_environment(bridge_config *c, lm_err *err) {
     if (st == LM_OK) st = env_u32("OLLAMA_MAX_LOADED_MODELS", &c->max_models, err);
     if (st == LM_OK) st = env_u32("OLLAMA_CONTEXT_LENGTH", &c->default_ctx, err);
     if (!c->n_parallel) c->n_parallel = 4;
+    v = env("OLLAMA_KV_CACHE_TYPE");
+    if (st == LM_OK && v.len) st = kv_type("OLLAMA_KV_CACHE_TYPE", v, &c->kv_type, err);
     c->origins = getenv("OLLAMA_ORIGINS");
     v = env("OLLAMA_DEBUG");
     c->verbose = v.len && !lm_str_eq(v, LM_STR("0")) && !lm_str_eq_nocase(v, LM_STR("false"));
@@ -183,6 +202,9 @@ enum {
     THREADS,
     DRAIN,
     VERBOSE,
+    KV_CACHE_TYPE,
+    LIST_DEVICES,
+    JSON,
     HELP,
     VERSION
 };
@@ -200,6 +222,9 @@ static const struct option options[] = {
     {"help", no_argument, NULL, HELP},
     {"version", no_argument, NULL, VERSION},
     {"device", required_argument, NULL, DEVICE},
+    {"kv-cache-type", required_argument, NULL, KV_CACHE_TYPE},
+    {"list-devices", no_argument, NULL, LIST_DEVICES},
+    {"json", no_argument, NULL, JSON},
     {NULL, 0, NULL, 0},
 };
 
@@ -238,9 +263,19 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
         c->backend = n;
         break;
     case DEVICE:
+        if (!strncmp(value, "gpu:", 4)) {
+            st = number("--device gpu:", value + 4, 255, &n, err);
+            c->device = DEVICE_GPU;
+            c->device_index = (uint32_t)n;
+            break;
+        }
         st = one_of("--device", value, (const char *const[]){"auto", "cpu", "gpu"}, &n, err);
         c->device = n;
+        c->device_index = 0;
         break;
+    case KV_CACHE_TYPE: return kv_type("--kv-cache-type", lm_str_of(value), &c->kv_type, err);
+    case LIST_DEVICES: c->command = BRIDGE_DEVICES; break;
+    case JSON: c->json = true; break;
     case CPU_FEATURES: c->cpu_features = value; break;
     case THREADS:
         st = number("--threads", value, 1024, &n, err);

@@ -42,7 +42,7 @@ static bridge_config read_args(int n, char **words, lm_status want, const char *
 static void clear_environment(void) {
     const char *names[] = {"MLX_BRIDGE_PORT",          "OLLAMA_HOST",      "OLLAMA_KEEP_ALIVE",
                            "OLLAMA_NUM_PARALLEL",      "OLLAMA_MAX_QUEUE", "OLLAMA_CONTEXT_LENGTH",
-                           "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_DEBUG"};
+                           "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_DEBUG",     "OLLAMA_KV_CACHE_TYPE"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -110,12 +110,53 @@ static void wrong_usage_says_what_is_right(void **state) {
     clear_environment();
 }
 
+static void keys_and_values_are_kept_as_ollama_names_it(void **state) {
+    (void)state;
+    clear_environment();
+    char *none[] = {"bridge", NULL};
+    bridge_config c = read_args(1, none, LM_OK, NULL);
+    assert_int_equal(c.kv_type, LM_KV_F16);
+    free(c.roots);
+    setenv("OLLAMA_KV_CACHE_TYPE", "q8_0", 1);
+    c = read_args(1, none, LM_OK, NULL);
+    assert_int_equal(c.kv_type, LM_KV_Q8_0);
+    free(c.roots);
+    char *four[] = {"bridge", "--kv-cache-type", "Q4_0", NULL};
+    c = read_args(3, four, LM_OK, NULL);
+    assert_int_equal(c.kv_type, LM_KV_Q4_0);
+    free(c.roots);
+    setenv("OLLAMA_KV_CACHE_TYPE", "q5_1", 1);
+    read_args(1, none, LM_INVALID, "OLLAMA_KV_CACHE_TYPE is \"q5_1\": there are f16, q8_0 and q4_0");
+    clear_environment();
+    read_args(3, (char *[]){"bridge", "--kv-cache-type", "", NULL}, LM_INVALID, "f16, q8_0 and q4_0");
+}
+
+static void one_of_several_gpus_can_be_named(void **state) {
+    (void)state;
+    clear_environment();
+    bridge_config c = read_args(3, (char *[]){"bridge", "--device", "gpu:3", NULL}, LM_OK, NULL);
+    assert_int_equal(c.device, DEVICE_GPU);
+    assert_int_equal(c.device_index, 3);
+    free(c.roots);
+    c = read_args(4, (char *[]){"bridge", "--device=gpu:3", "--device=gpu", "--list-devices", NULL}, LM_OK,
+                  NULL);
+    assert_int_equal(c.device_index, 0);
+    assert_int_equal(c.command, BRIDGE_DEVICES);
+    free(c.roots);
+    read_args(3, (char *[]){"bridge", "--device", "gpu:", NULL}, LM_INVALID, "--device gpu:");
+    read_args(3, (char *[]){"bridge", "--device", "gpu:-1", NULL}, LM_INVALID, "--device gpu:");
+    read_args(3, (char *[]){"bridge", "--device", "gpu:256", NULL}, LM_INVALID, "from 0 to 255");
+    read_args(3, (char *[]){"bridge", "--device", "tpu", NULL}, LM_INVALID, "auto, cpu and gpu");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ollama_host_is_read_in_all_its_forms),
         cmocka_unit_test(options_win_over_the_environment),
         cmocka_unit_test(keep_alive_is_seconds_or_a_duration),
         cmocka_unit_test(wrong_usage_says_what_is_right),
+        cmocka_unit_test(keys_and_values_are_kept_as_ollama_names_it),
+        cmocka_unit_test(one_of_several_gpus_can_be_named),
     };
     return cmocka_run_group_tests_name("bridge.config", tests, NULL, NULL);
 }

@@ -12,10 +12,8 @@
 #include <unistd.h>
 
 #include "api/api.h"
-#include "cpu/cpu.h"
 #include "engine/engine.h"
 #include "http/http.h"
-#include "mlx/backend.h"
 #include "store/store.h"
 
 #define MAX_BODY        (128u << 20) /* bytes: a few photographs in base64 */
@@ -28,6 +26,7 @@ typedef struct bridge {
     lm_engine *engine;
     lm_api *api;
     lm_server *server;
+    lm_buf devices; /* JSON, for /health */
 } bridge;
 
 static const lm_route *const tables[] = {lm_ollama_routes, lm_health_routes, NULL};
@@ -73,24 +72,14 @@ static bool is_loopback(const char *host) {
     return !strcmp(host, "::1") || lm_str_eq_nocase(lm_str_of(host), LM_STR("localhost"));
 }
 
-/* The one place where it is decided what computes. */
-static lm_status choose_backend(const bridge_config *c, const lm_backend **out, lm_err *err) {
-    *out = &lm_cpu_backend;
-    if (c->backend == BACKEND_CPU || (c->backend == BACKEND_AUTO && !lm_mlx_likely())) return LM_OK;
-    lm_status st = lm_mlx_load(c->device == DEVICE_CPU ? LM_MLX_CPU : LM_MLX_GPU, out, err);
-    if (c->backend == BACKEND_MLX && c->device == DEVICE_AUTO && st == LM_UNSUPPORTED) {
-        lm_log(LM_LOG_WARN, "MLX finds no GPU, its CPU code is slow",
-               "backend=mlx device=cpu faster=\"--backend cpu\"");
-        return lm_mlx_load(LM_MLX_CPU, out, err);
-    }
-    if (c->backend == BACKEND_MLX || st == LM_OK) return st;
-    lm_buf why;
-    lm_buf_init(&why, sizeof err->text + 64);
-    lm_log_field(&why, "why", lm_str_of(err->text));
-    lm_log(LM_LOG_INFO, "no MLX, the CPU computes", "%.*s", (int)why.len, why.ptr);
-    lm_buf_release(&why);
-    *out = &lm_cpu_backend;
-    return LM_OK;
+/* What the backend can't do is said once, here, and is not asked of it. */
+static lm_kv_type kv_type_for(const lm_backend *backend, lm_kv_type wanted) {
+    lm_backend_info info;
+    backend->info(&info);
+    if (wanted == LM_KV_F16 || info.kv_quantised) return wanted;
+    lm_log(LM_LOG_WARN, "keys and values stay f16: this backend has no quantised ones",
+           "backend=%s asked=%s has_them=\"--backend mlx\"", backend->name, lm_kv_type_name(wanted));
+    return LM_KV_F16;
 }
 
 static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
@@ -99,7 +88,7 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
     if (st != LM_OK) return st;
 
     const lm_backend *backend = NULL;
-    if ((st = choose_backend(c, &backend, err)) != LM_OK) return st;
+    if ((st = bridge_choose_backend(c, &backend, err)) != LM_OK) return st;
     lm_engine_config engine = {.backend = backend,
                                .cpu_features = c->cpu_features,
                                .n_threads = c->n_threads,
@@ -107,14 +96,17 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
                                .max_queue = c->max_queue,
                                .max_models = c->max_models,
                                .default_ctx = c->default_ctx,
-                               .keep_alive_ns = c->keep_alive_ns};
+                               .keep_alive_ns = c->keep_alive_ns,
+                               .kv_type = kv_type_for(backend, c->kv_type)};
     st = lm_engine_open(&b->engine, &engine, err);
     if (st != LM_OK) return st;
 
+    bridge_devices_json(backend, &b->devices);
     lm_api_config api = {.engine = b->engine,
                          .store = b->store,
                          .ollama_version = OLLAMA_VERSION,
                          .version = LM_VERSION,
+                         .devices = b->devices.ptr,
                          .tables = tables,
                          .loopback = is_loopback(c->host),
                          .origins = c->origins,
@@ -147,6 +139,7 @@ static void close_all(bridge *b) {
     if (b->engine) lm_engine_close(b->engine, 0);
     lm_api_close(b->api);
     if (b->store) lm_store_close(b->store);
+    lm_buf_release(&b->devices);
 }
 
 static void drain(bridge *b, int64_t drain_ns) {

@@ -38,6 +38,11 @@ static void cpu_close(lm_device *dev) {
 static lm_status cpu_open(lm_device **out, const lm_device_config *config, lm_err *err) {
     if (config->max_batch == 0)
         return lm_fail(err, LM_INVALID, "max_batch is 0; a step needs at least one row");
+    if (config->kv_type != LM_KV_F16)
+        return lm_fail(err, LM_UNSUPPORTED,
+                       "the CPU backend keeps keys and values in 16 bits, not as %s; use --kv-cache-type f16 "
+                       "or --backend mlx",
+                       lm_kv_type_name(config->kv_type));
     lm_device *dev = lm_try_alloc(1, sizeof *dev);
     if (!dev) return lm_fail(err, LM_NO_MEMORY, "no memory for a device");
     lm_status st = lm_kernels_choose(config->features, &dev->k, err);
@@ -55,6 +60,13 @@ static lm_status cpu_open(lm_device **out, const lm_device_config *config, lm_er
 failed:
     cpu_close(dev);
     return st;
+}
+
+static uint64_t cpu_kv_token_bytes(const lm_device_config *config) {
+    bool exact = config->features && !strcmp(config->features, lm_kernels_reference.name);
+    const lm_kv_shape *kv = &config->kv;
+    if (config->kv_type != LM_KV_F16) return 0;
+    return 2ull * kv->n_layers * kv->n_kv_heads * kv->head_dim * (exact ? sizeof(float) : sizeof(uint16_t));
 }
 
 static void cpu_memory(const lm_device *dev, lm_memory *out) {
@@ -200,8 +212,13 @@ static uint32_t cpu_seq_len(const lm_seq *seq) {
     return seq->len;
 }
 
+/* Blocks that stay are in the arenas and the pages: nothing is kept for the next step alone. */
+static void cpu_idle(lm_device *dev) {
+    (void)dev;
+}
+
 static void cpu_info(lm_backend_info *out) {
-    *out = (lm_backend_info){0};
+    *out = (lm_backend_info){.max_batch = 512};
     snprintf(out->device, sizeof out->device, "%s", lm_cpu_features()[0]);
 }
 
@@ -211,9 +228,11 @@ static void cpu_info(lm_backend_info *out) {
 const lm_backend lm_cpu_backend = {
     .name = "cpu",
     .info = cpu_info,
+    .kv_token_bytes = cpu_kv_token_bytes,
     .open = cpu_open,
     .close = cpu_close,
     .memory = cpu_memory,
+    .idle = cpu_idle,
     .describe = cpu_describe,
     .linear = cpu_linear,
     .vector = cpu_vector,

@@ -22,6 +22,13 @@ static inline const char *const *test_features(void) {
 #endif
 #define be test_backend()
 
+/* LM_TEST_KV: the tests over another type of keys and values. */
+#ifdef LM_TEST_KV
+#define TEST_KV LM_TEST_KV
+#else
+#define TEST_KV LM_KV_F16
+#endif
+
 static uint32_t support_seed = 1;
 
 static inline uint32_t random_u32(void) {
@@ -61,7 +68,7 @@ static inline lm_device *open_device(const char *features, uint32_t n_threads, u
     lm_err err = {0};
     lm_device *dev = NULL;
     lm_device_config config = {
-        .n_threads = n_threads, .features = features, .kv_bytes = kv_bytes, .max_batch = max_batch, .kv = kv};
+        .n_threads = n_threads, .features = features, .kv_bytes = kv_bytes, .max_batch = max_batch, .kv = kv, .kv_type = TEST_KV};
     expect_ok(be->open(&dev, &config, &err), err);
     return dev;
 }

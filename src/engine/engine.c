@@ -173,6 +173,7 @@ void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     *out = e->stats;
     out->backend = e->config.backend->name;
     out->memory_budget = e->config.memory_budget;
+    out->kv_type = e->config.kv_type;
     e->config.backend->info(&out->device);
     for (const lm_runner *r = e->runners; r; r = r->next) {
         out->n_running += r->n_running;

@@ -28,6 +28,7 @@ typedef struct lm_engine_config {
     uint32_t max_models;        /* loaded at a time (OLLAMA_MAX_LOADED_MODELS), 0: as memory allows */
     uint32_t default_ctx;       /* OLLAMA_CONTEXT_LENGTH, 4096 when 0 */
     int64_t keep_alive_ns;      /* negative: for ever */
+    lm_kv_type kv_type;         /* how keys and values are kept (OLLAMA_KV_CACHE_TYPE) */
     uint64_t memory_budget;     /* bytes for all models together, 0: what the backend's device is made for, else
                                    three quarters of the machine's memory */
 } lm_engine_config;
@@ -171,6 +172,7 @@ typedef struct lm_engine_stats {
     uint32_t n_running, n_waiting, n_models;
     const char *backend; /* its name */
     lm_backend_info device;
+    lm_kv_type kv_type;
     uint64_t memory_budget; /* bytes */
 } lm_engine_stats;
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out);

@@ -124,8 +124,9 @@ static lm_status size_job(lm_engine *e, lm_job *j, lm_err *err) {
             .n_ctx = wanted_ctx(e, j, info.n_ctx_train),
             .n_parallel = e->config.n_parallel,
             .max_batch = lm_engine_max_batch(e),
+            .kv_type = e->config.kv_type,
         };
-        st = lm_model_estimate(j->dir, &config, &bytes, err);
+        st = lm_model_estimate(e->config.backend, j->dir, &config, &bytes, err);
     }
     pthread_mutex_lock(&e->lock);
     if (st != LM_OK) return st;

@@ -9,11 +9,14 @@
 
 #include "engine/sequence.h"
 
-#define MAX_BATCH    512
+#define MAX_BATCH    512          /* where the backend has no opinion */
 #define PROMPT_BYTES (256u << 20) /* of a rendered prompt, at most */
 
 uint32_t lm_engine_max_batch(const lm_engine *e) {
-    return e->config.n_parallel > MAX_BATCH ? e->config.n_parallel : MAX_BATCH;
+    lm_backend_info device;
+    e->config.backend->info(&device);
+    uint32_t most = device.max_batch ? device.max_batch : MAX_BATCH;
+    return e->config.n_parallel > most ? e->config.n_parallel : most;
 }
 
 void lm_runner_give(lm_runner *r, lm_job *j) {

@@ -258,6 +258,7 @@ static lm_status open_core(core *c, lm_err *err) {
         .n_ctx = r->n_ctx,
         .n_parallel = c->n_places,
         .max_batch = c->max_batch,
+        .kv_type = c->e->config.kv_type,
     };
     lm_status st = lm_model_open(&c->model, c->e->config.backend, r->dir, &config, err);
     if (st != LM_OK) return st;
@@ -303,7 +304,9 @@ static void report(core *c, lm_status st, const lm_err *err) {
     } else {
         lm_memory m = {0};
         c->b->memory(lm_model_device(c->model), &m);
-        r->bytes = m.weights + m.kv_room + m.scratch;
+        uint64_t measured = m.weights + m.kv_room + m.scratch;
+        /* What a step takes beside them is not known yet: the estimate has it. */
+        if (m.scratch || measured > r->bytes) r->bytes = measured;
         lm_backend_info device;
         c->b->info(&device);
         r->device_bytes = device.gpu ? r->bytes : 0;
@@ -335,6 +338,7 @@ void *lm_step_main(void *arg) {
         pthread_mutex_unlock(&e->lock);
         for (uint32_t i = 0; i < n_fresh; i++) admit(&c, fresh[i]);
         if (c.n_running) step(&c);
+        if (!c.n_running) c.b->idle(lm_model_device(c.model));
         pthread_mutex_lock(&e->lock);
     }
     pthread_mutex_unlock(&e->lock);

@@ -9,6 +9,11 @@
 
 namespace {
 
+/* Up to so many rows of a sequence multiply with the codes of quantised keys and values. More rows would need
+ * all their scores in memory at once; for them a layer's keys and values become numbers for the time of one
+ * layer, and the fused kernel runs. */
+constexpr int FEW_ROWS = 8;
+
 /* Rows [first, first + n) of (rows, n_heads * dim) -> (batch, n_heads, n / batch, dim). */
 mx::array by_head(const mx::array &x, uint32_t first, uint32_t n, uint32_t batch, uint32_t n_heads,
                   uint32_t dim, mx::Device where) {
@@ -50,6 +55,46 @@ std::optional<mx::array> mask_of(const lm_attention *a, int n_q, int n, mx::Devi
     return mx::logical_and(sees, mx::greater(keys, oldest, where), where);
 }
 
+/* Scores (.., n_q, n) to weights, in the way that MLX's fused kernel lacks: capped first, and with sinks (kv
+ * heads * group) that take part in the sum only. */
+mx::array weights_of(const lm_step *s, const lm_attention *a, mx::array scores,
+                     const std::optional<mx::array> &mask) {
+    mx::Device where = s->dev->where;
+    if (a->softcap != 0) {
+        mx::array cap(a->softcap, scores.dtype());
+        scores = mx::multiply(mx::tanh(mx::divide(scores, cap, where), where), cap, where);
+    }
+    if (mask) scores = mx::where(*mask, scores, mx::array(-INFINITY, scores.dtype()), where);
+    if (!a->sinks) return mx::softmax(scores, -1, true, where);
+    mx::Shape one = scores.shape();
+    int n = one[4];
+    one[4] = 1;
+    mx::array sinks = mx::reshape(lm_mlx_numbers(a->sinks, scores.dtype()), {1, one[1], one[2], 1, 1}, where);
+    scores = mx::concatenate({scores, mx::broadcast_to(sinks, one, where)}, -1, where);
+    return mx::slice(mx::softmax(scores, -1, true, where), {0, 0, 0, 0, 0}, {1, one[1], one[2], one[3], n},
+                     where);
+}
+
+/* Products with codes: q (1, heads, n_q, dim), keys and values of n tokens as they are stored. Query heads
+ * that share a key/value head are rows of one product. */
+mx::array with_codes(const lm_step *s, const lm_attention *a, const mx::array &q, const lm_stored &keys,
+                     const lm_stored &values, const std::optional<mx::array> &mask) {
+    const lm_device *dev = s->dev;
+    mx::Device where = dev->where;
+    int kv = static_cast<int>(a->n_kv_heads), group = static_cast<int>(a->n_heads / a->n_kv_heads);
+    int n_q = q.shape(2), dim = q.shape(3), n = keys.codes.shape(2);
+    auto product = [&](const mx::array &x, const lm_stored &w, bool transposed) {
+        auto in = [&](const mx::array &part) { return mx::astype(part, x.dtype(), where); };
+        return mx::quantized_matmul(x, w.codes, in(*w.scales), in(*w.biases), transposed, dev->kv_group,
+                                    dev->kv_bits, "affine", where);
+    };
+    mx::array rows =
+        mx::reshape(mx::multiply(q, mx::array(a->scale, q.dtype()), where), {1, kv, group * n_q, dim}, where);
+    mx::array scores = mx::reshape(product(rows, keys, true), {1, kv, group, n_q, n}, where);
+    mx::array weights = mx::reshape(weights_of(s, a, scores, mask), {1, kv, group * n_q, n}, where);
+    return mx::reshape(product(weights, values, false), {1, kv * group, n_q, dim}, where);
+}
+
 /* With a soft cap, which MLX's fused kernel lacks: q (1, heads, n_q, dim), keys and values (1, kv heads, n,
  * dim). */
 mx::array capped(const lm_step *s, const lm_attention *a, const mx::array &q, const mx::array &keys,
@@ -61,46 +106,43 @@ mx::array capped(const lm_step *s, const lm_attention *a, const mx::array &q, co
         mx::reshape(mx::multiply(q, mx::array(a->scale, q.dtype()), where), {1, kv, group, n_q, dim}, where);
     mx::array k = mx::expand_dims(mx::swapaxes(keys, -1, -2, where), 2, where),
               v = mx::expand_dims(values, 2, where);
-    mx::array cap(a->softcap, q.dtype());
-    mx::array scores = mx::matmul(grouped, k, where);
-    scores = mx::multiply(mx::tanh(mx::divide(scores, cap, where), where), cap, where);
-    if (mask) scores = mx::where(*mask, scores, mx::array(-INFINITY, scores.dtype()), where);
-    mx::array out = mx::matmul(mx::softmax(scores, -1, true, where), v, where);
+    mx::array out = mx::matmul(weights_of(s, a, mx::matmul(grouped, k, where), mask), v, where);
     return mx::reshape(out, {1, kv * group, n_q, dim}, where);
+}
+
+/* With plain numbers, q (1, heads, n_q, dim), keys and values (1, kv heads, n, dim). */
+mx::array with_numbers(const lm_step *s, const lm_attention *a, const mx::array &q, const mx::array &keys,
+                       const mx::array &values) {
+    mx::Device where = s->dev->where;
+    int n_q = q.shape(2), n = keys.shape(2);
+    if (a->softcap != 0) return capped(s, a, q, keys, values, mask_of(a, n_q, n, where));
+    std::optional<mx::array> sinks;
+    if (a->sinks) sinks = lm_mlx_numbers(a->sinks, q.dtype());
+    if (n_q > 1 && !a->window)
+        return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, "causal", {}, sinks, false,
+                                                      where);
+    std::optional<mx::array> mask = mask_of(a, n_q, n, where);
+    return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, mask ? "array" : "", mask, sinks,
+                                                  false, where);
 }
 
 /* Appends k and v (1, kv heads, n, dim) to the sequence and attends with q; (n, heads * dim). */
 mx::array attend(lm_step *s, const lm_attention *a, lm_seq *seq, const mx::array &q, const mx::array &k,
                  const mx::array &v) {
-    mx::Device where = s->dev->where;
-    int kv = static_cast<int>(a->n_kv_heads), dim = static_cast<int>(a->head_dim), n = q.shape(2);
-    int from = static_cast<int>(seq->len), to = from + n;
-    auto append = [&](mx::array &all, const mx::array &more) {
-        mx::array old = std::move(all);
-        all = mx::slice_update(old, mx::astype(more, old.dtype(), where), mx::Shape{0, 0, from, 0},
-                               mx::Shape{1, kv, to, dim}, where);
+    const lm_device *dev = s->dev;
+    int n = q.shape(2), from = static_cast<int>(seq->len), to = from + n;
+    int window = static_cast<int>(a->window), first = n == 1 && window && to > window ? to - window : 0;
+    auto seen = [&](lm_stored &all, const mx::array &more) {
+        lm_mlx_kv_append(dev, all, more, from);
+        return lm_mlx_kv_part(dev, all, first, to);
     };
-    append(seq->keys[a->layer], k);
-    append(seq->values[a->layer], v);
-    int first =
-        n == 1 && a->window && to > static_cast<int>(a->window) ? to - static_cast<int>(a->window) : 0;
-    auto seen = [&](const mx::array &all) {
-        return mx::astype(mx::slice(all, {0, 0, first, 0}, {1, kv, to, dim}, where), q.dtype(), where);
-    };
-    mx::array keys = seen(seq->keys[a->layer]), values = seen(seq->values[a->layer]);
-    std::optional<mx::array> sinks;
-    if (a->sinks) sinks = lm_mlx_numbers(a->sinks, q.dtype());
-    mx::array out = [&] {
-        if (a->softcap != 0) return capped(s, a, q, keys, values, mask_of(a, n, to, where));
-        if (n > 1 && !a->window)
-            return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, "causal", {}, sinks,
-                                                          false, where);
-        std::optional<mx::array> mask = mask_of(a, n, to, where);
-        return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, mask ? "array" : "", mask,
-                                                      sinks, false, where);
-    }();
-    return mx::reshape(mx::transpose(out, {0, 2, 1, 3}, where), {n, static_cast<int>(a->n_heads) * dim},
-                       where);
+    lm_stored keys = seen(seq->keys[a->layer], k), values = seen(seq->values[a->layer], v);
+    mx::array out = dev->kv_bits && n <= FEW_ROWS
+                        ? with_codes(s, a, q, keys, values, mask_of(a, n, to, dev->where))
+                        : with_numbers(s, a, q, lm_mlx_kv_plain(dev, keys, q.dtype()),
+                                       lm_mlx_kv_plain(dev, values, q.dtype()));
+    return mx::reshape(mx::transpose(out, {0, 2, 1, 3}, dev->where),
+                       {n, static_cast<int>(a->n_heads * a->head_dim)}, dev->where);
 }
 
 } // namespace

@@ -26,6 +26,8 @@ typedef enum lm_mlx_where {
 /* The backend on that device. LM_NOT_FOUND: no module, or no libmlx (the text says what was tried and what to
  * install). LM_UNSUPPORTED: no such device. Valid until the program ends; loaded once. */
 lm_status lm_mlx_load(lm_mlx_where where, const lm_backend **out, lm_err *err) LM_CHECKED;
+/* The same for one of several: index counts from 0. */
+lm_status lm_mlx_load_at(lm_mlx_where where, uint32_t index, const lm_backend **out, lm_err *err) LM_CHECKED;
 
 /* Whether it is worth asking, without loading anything: Apple silicon, or a machine with NVIDIA's driver. */
 bool lm_mlx_likely(void);

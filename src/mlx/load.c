@@ -20,7 +20,7 @@
     "-m mlx --cmake-dir)), or use --backend cpu"
 #endif
 
-typedef const lm_backend *table_fn(bool gpu);
+typedef const lm_backend *table_fn(bool gpu, unsigned index);
 
 static struct {
     pthread_mutex_t lock;
@@ -56,14 +56,22 @@ static lm_status open_module(table_fn **out, lm_err *err) {
 }
 
 lm_status lm_mlx_load(lm_mlx_where where, const lm_backend **out, lm_err *err) {
+    return lm_mlx_load_at(where, 0, out, err);
+}
+
+lm_status lm_mlx_load_at(lm_mlx_where where, uint32_t index, const lm_backend **out, lm_err *err) {
     *out = NULL;
     pthread_mutex_lock(&loaded.lock);
     lm_status st = loaded.table ? LM_OK : open_module(&loaded.table, err);
     pthread_mutex_unlock(&loaded.lock);
     if (st != LM_OK) return st;
-    *out = loaded.table(where == LM_MLX_GPU);
-    if (!*out)
+    *out = loaded.table(where == LM_MLX_GPU, index);
+    if (*out) return LM_OK;
+    uint32_t n = 0;
+    while (n < index && loaded.table(where == LM_MLX_GPU, n)) n++;
+    if (!n)
         return lm_fail(err, LM_UNSUPPORTED,
                        "MLX finds no GPU here (Metal or CUDA); use --device cpu or --backend cpu");
-    return LM_OK;
+    return lm_fail(err, LM_UNSUPPORTED, "MLX finds %u %s here, counted from 0: there is no %u", n,
+                   where == LM_MLX_GPU ? "GPUs" : "CPUs", index);
 }

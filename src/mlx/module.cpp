@@ -5,86 +5,26 @@
 
 namespace {
 
-constexpr size_t CACHE_BYTES = 512u << 20;
-
-std::string name_of(mx::Device where) {
-    if (where == mx::Device::cpu) return "cpu";
-    for (const char *key : {"device_name", "architecture"}) {
-        const auto &info = mx::device_info(where);
-        auto found = info.find(key);
-        if (found != info.end() && std::holds_alternative<std::string>(found->second))
-            return std::get<std::string>(found->second);
-    }
-    return "gpu";
-}
-
-/* Number `key` of what MLX says about the device, 0 when it says nothing. */
-uint64_t number_of(mx::Device where, const char *key) {
-    const auto &info = mx::device_info(where);
-    auto found = info.find(key);
-    return found != info.end() && std::holds_alternative<size_t>(found->second)
-               ? std::get<size_t>(found->second)
-               : 0;
-}
-
-void info_on(mx::Device where, lm_backend_info *out) {
-    *out = {};
-    out->gpu = where == mx::Device::gpu;
-    lm_err ignored;
-    (void)lm_mlx_guard(&ignored, [&] {
-        std::string name = name_of(where);
-        name.copy(out->device, sizeof out->device - 1);
-        if (out->gpu) out->memory = number_of(where, "max_recommended_working_set_size");
-    });
-}
-
-void info_gpu(lm_backend_info *out) {
-    info_on(mx::Device::gpu, out);
-}
-void info_cpu(lm_backend_info *out) {
-    info_on(mx::Device::cpu, out);
-}
-
 lm_status open_on(mx::Device where, lm_device **out, const lm_device_config *config, lm_err *err) {
     *out = nullptr;
     if (!config->kv.n_layers || !config->kv.n_kv_heads || !config->kv.head_dim)
         return lm_fail(err, LM_INVALID, "keys and values of no layers, heads or elements");
+    auto dev = std::make_unique<lm_device>();
+    lm_status st = lm_mlx_kv_choose(dev.get(), config, err);
+    if (st != LM_OK) return st;
     return lm_mlx_guard(err, [&] {
-        auto dev = std::make_unique<lm_device>();
         dev->where = where;
-        dev->description = "mlx " + std::string(mx::version()) + " " + name_of(where);
-        dev->kv = config->kv;
-        dev->kv_bytes = config->kv_bytes;
+        dev->description = lm_mlx_describe(where);
         dev->max_batch = config->max_batch;
-        /* MLX keeps freed buffers for later ones of the same size, by default without a bound that others
-         * would notice; on Metal what models use stays wired, as far as the system recommends. */
-        mx::set_cache_limit(CACHE_BYTES);
-        if (where == mx::Device::gpu)
-            if (uint64_t most = number_of(where, "max_recommended_working_set_size"))
-                mx::set_wired_limit(most);
+        lm_mlx_limit(where);
         *out = dev.release();
     });
-}
-
-lm_status open_gpu(lm_device **out, const lm_device_config *config, lm_err *err) {
-    return open_on(mx::Device::gpu, out, config, err);
-}
-lm_status open_cpu(lm_device **out, const lm_device_config *config, lm_err *err) {
-    return open_on(mx::Device::cpu, out, config, err);
 }
 
 void close_device(lm_device *dev) {
     if (!dev) return;
     delete dev;
-    lm_err ignored;
-    (void)lm_mlx_guard(&ignored, [] { mx::clear_cache(); });
-}
-
-void memory_of(const lm_device *dev, lm_memory *out) {
-    uint64_t active = mx::get_active_memory();
-    *out = {.weights = dev->weight_bytes, .kv = dev->kv_used, .kv_room = dev->kv_bytes, .scratch = 0};
-    uint64_t known = out->weights + out->kv;
-    out->scratch = active > known ? active - known : 0;
+    lm_mlx_idle(nullptr);
 }
 
 const char *describe(const lm_device *dev) {
@@ -151,13 +91,26 @@ lm_status end(lm_step *s, bool abandon, lm_err *err) {
     return status;
 }
 
-lm_backend table(lm_status (*open)(lm_device **, const lm_device_config *, lm_err *),
-                 void (*info)(lm_backend_info *)) {
+/* The functions that have to know their device before it is open. */
+template <mx::Device::DeviceType TYPE, int INDEX> struct at {
+    static mx::Device where() { return mx::Device(TYPE, INDEX); }
+    static void info(lm_backend_info *out) { lm_mlx_info(where(), out); }
+    static uint64_t kv_token_bytes(const lm_device_config *config) {
+        return lm_mlx_kv_token_bytes(config, TYPE == mx::Device::gpu);
+    }
+    static lm_status open(lm_device **out, const lm_device_config *config, lm_err *err) {
+        return open_on(where(), out, config, err);
+    }
+};
+
+template <typename AT> lm_backend table() {
     return {.name = "mlx",
-            .info = info,
-            .open = open,
+            .info = AT::info,
+            .kv_token_bytes = AT::kv_token_bytes,
+            .open = AT::open,
             .close = close_device,
-            .memory = memory_of,
+            .memory = lm_mlx_memory,
+            .idle = lm_mlx_idle,
             .describe = describe,
             .linear = lm_mlx_linear,
             .vector = lm_mlx_vector,
@@ -190,14 +143,24 @@ lm_backend table(lm_status (*open)(lm_device **, const lm_device_config *, lm_er
             .n_waits = nullptr};
 }
 
+constexpr int MAX_GPUS = 16;
+
+template <int... I> const lm_backend *gpu_table(int index, std::integer_sequence<int, I...>) {
+    static const lm_backend all[] = {table<at<mx::Device::gpu, I>>()...};
+    return &all[index];
+}
+
 } // namespace
 
 /* What load.c looks up. NULL: MLX has no such device here. */
-extern "C" __attribute__((visibility("default"))) const lm_backend *lm_mlx_table(bool gpu) {
-    static const lm_backend on_gpu = table(open_gpu, info_gpu), on_cpu = table(open_cpu, info_cpu);
-    if (!gpu) return &on_cpu;
+extern "C" __attribute__((visibility("default"))) const lm_backend *lm_mlx_table(bool gpu, unsigned index) {
+    static const lm_backend on_cpu = table<at<mx::Device::cpu, 0>>();
+    if (!gpu) return index ? nullptr : &on_cpu;
     try {
-        return mx::is_available(mx::Device::gpu) ? &on_gpu : nullptr;
+        if (index >= MAX_GPUS || static_cast<int>(index) >= mx::device_count(mx::Device::gpu)) return nullptr;
+        int i = static_cast<int>(index);
+        if (!mx::is_available(mx::Device(mx::Device::gpu, i))) return nullptr;
+        return gpu_table(i, std::make_integer_sequence<int, MAX_GPUS>{});
     } catch (...) {
         return nullptr;
     }

@@ -19,7 +19,9 @@ struct lm_device {
     mx::Device where = mx::Device::cpu;
     std::string description;
     lm_kv_shape kv = {};
-    uint64_t kv_bytes = 0; /* that sequences may take */
+    lm_kv_type kv_type = LM_KV_F16;
+    int kv_bits = 0, kv_group = 0; /* of codes; 0: plain numbers */
+    uint64_t kv_bytes = 0;         /* that sequences may take */
     uint64_t kv_used = 0;
     uint64_t weight_bytes = 0;
     uint32_t max_batch = 0;         /* rows of a step */
@@ -44,12 +46,19 @@ struct lm_vector {
     uint64_t bytes;
 };
 
-/* Keys and values of a sequence: per layer (1, n_kv_heads, room, head_dim), of which `len` are meant. */
+/* Keys or values of one layer: plain numbers (1, n_kv_heads, room, head_dim), or codes (.., head_dim * bits /
+ * 32) with scales and biases (.., head_dim / group). */
+struct lm_stored {
+    mx::array codes;
+    std::optional<mx::array> scales, biases;
+};
+
+/* Keys and values of a sequence, an entry for each layer. Of the `room` tokens `len` are meant. */
 struct lm_seq {
     lm_device *dev;
     uint32_t len = 0, room = 0;
     bool in_step = false, lost = false; /* lost: a step that wrote them failed half-way */
-    std::vector<mx::array> keys, values;
+    std::vector<lm_stored> keys, values;
 };
 
 struct lm_tensor {
@@ -106,6 +115,13 @@ mx::array lm_mlx_product(const mx::array &x, const lm_linear *w);
 mx::array lm_mlx_product_of(const mx::array &x, const lm_linear *w, const mx::array &which);
 const mx::array &lm_mlx_numbers(const lm_vector *v, mx::Dtype dtype);
 
+/* -- devices.cpp */
+std::string lm_mlx_describe(mx::Device where);
+void lm_mlx_info(mx::Device where, lm_backend_info *out);
+void lm_mlx_limit(mx::Device where); /* sets MLX's limits for what runs there */
+void lm_mlx_memory(const lm_device *dev, lm_memory *out);
+void lm_mlx_idle(lm_device *dev);
+
 /* -- weights.cpp */
 lm_status lm_mlx_linear(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_linear **out,
                         lm_err *err);
@@ -120,7 +136,16 @@ uint32_t lm_mlx_seq_len(const lm_seq *seq);
 void lm_mlx_seq_trim(lm_seq *seq, uint32_t n_tokens);
 lm_status lm_mlx_seq_fork(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err);
 lm_status lm_mlx_seq_reserve(lm_seq *seq, uint32_t n_tokens, lm_err *err);
-mx::Dtype lm_mlx_kv_dtype(const lm_device *dev);
+uint64_t lm_mlx_kv_token_bytes(const lm_device_config *config, bool on_gpu);
+/* Sets the device's form of keys and values. LM_UNSUPPORTED: heads that the type cannot hold. */
+lm_status lm_mlx_kv_choose(lm_device *dev, const lm_device_config *config, lm_err *err);
+/* The arrays behind a sequence, appended to out: what a step has to compute. */
+void lm_mlx_seq_arrays(const lm_seq *seq, std::vector<mx::array> &out);
+/* Writes x (1, n_kv_heads, n, head_dim) at token `from`. */
+void lm_mlx_kv_append(const lm_device *dev, lm_stored &all, const mx::array &x, int from);
+/* Tokens [from, to) as they are stored; plain numbers again. */
+lm_stored lm_mlx_kv_part(const lm_device *dev, const lm_stored &all, int from, int to);
+mx::array lm_mlx_kv_plain(const lm_device *dev, const lm_stored &part, mx::Dtype dtype);
 
 /* -- ops.cpp */
 lm_tensor *lm_mlx_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);

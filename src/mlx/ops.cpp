@@ -186,10 +186,7 @@ bool lm_mlx_compute(lm_step *s, std::vector<mx::array> wanted) {
     if (s->status != LM_OK) return false;
     lm_err err = {};
     lm_status st = lm_mlx_guard(&err, [&] {
-        for (const lm_slice &slice : s->slices) {
-            wanted.insert(wanted.end(), slice.seq->keys.begin(), slice.seq->keys.end());
-            wanted.insert(wanted.end(), slice.seq->values.begin(), slice.seq->values.end());
-        }
+        for (const lm_slice &slice : s->slices) lm_mlx_seq_arrays(slice.seq, wanted);
         mx::eval(wanted);
     });
     s->computed = true;

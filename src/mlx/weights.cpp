@@ -1,8 +1,9 @@
 /* weights.cpp - weights as MLX arrays over the mapped file.
  *
  * Metal addresses the caller's memory only in whole pages, and tensors of a file begin anywhere; so an array
- * is made of the pages around a tensor, and the tensor is a view into it. MLX copies where the device can't
- * use the memory (CUDA), and this file where the pages around a tensor are too many for MLX's 32-bit shapes.
+ * is made of the pages around a tensor, and the tensor is a view into it. MLX copies where its allocator
+ * can't wrap the memory (CUDA, the build without a GPU; lm_backend_info.copies_weights), and this file where
+ * the pages around a tensor are too many for MLX's 32-bit shapes.
  */
 #include <unistd.h>
 
@@ -76,8 +77,8 @@ void make_linear(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_lin
             ? view_of(dev, m->codes, rows * m->row_bytes, stacked(m->n_experts, m->rows, m->cols), *numbers)
             : view_of(dev, m->codes, rows * m->row_bytes, stacked(m->n_experts, m->rows, width), mx::uint32);
     if (plain && on_cpu) codes = mx::astype(codes, mx::float32, dev->where);
-    auto w = std::make_unique<lm_linear>(lm_linear{
-        dev, codes, {}, {}, {}, m->quant, "affine", m->n_experts, m->rows, m->cols, rows * m->row_bytes});
+    auto w = std::make_unique<lm_linear>(
+        lm_linear{dev, codes, {}, {}, {}, m->quant, "affine", m->n_experts, m->rows, m->cols, 0});
     std::vector<mx::array> made{w->codes};
     if (!plain) {
         uint64_t groups = m->cols / m->quant.group;
@@ -94,13 +95,13 @@ void make_linear(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_lin
             w->mode = "mxfp4";
         else
             made.push_back(*(w->biases = take(m->biases)));
-        w->bytes += rows * groups * type.size() * (mxfp4 ? 1 : 2);
     }
     if (!dev->dtype && m->quant.kind != LM_QUANT_MXFP4) dev->dtype = on_cpu ? mx::float32 : *numbers;
     if (bias)
         made.push_back(*(w->bias = mx::astype(numbers_of(dev, bias, stacked(m->n_experts, 1, m->rows)),
                                               dev->dtype.value_or(mx::float32), dev->where)));
     mx::eval(made);
+    for (const mx::array &a : made) w->bytes += a.nbytes();
     dev->weight_bytes += w->bytes;
     *out = w.release();
 }

@@ -11,15 +11,19 @@ enum { KV_SLACK_TOKENS = 256 }; /* a sequence's last page is partly used, and a 
 
 /* ---- sizes */
 
-/* The reference kernels keep keys and values as f32, all others as f16. */
-static uint64_t kv_bytes_per_token(const lm_config *c, const char *features) {
-    uint64_t element = features && !strcmp(features, "reference") ? 4 : 2;
-    return 2 * element * c->n_layers * c->n_kv_heads * c->head_dim;
-}
-
-static uint64_t kv_bytes(const lm_config *c, const lm_model_config *config) {
+/* The device that runs the model, with room for all its sequences. */
+static lm_device_config device_for(const lm_config *c, const lm_backend *backend,
+                                   const lm_model_config *config) {
+    lm_device_config d = {
+        .n_threads = config->n_threads,
+        .features = config->features,
+        .max_batch = config->max_batch,
+        .kv = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim},
+        .kv_type = config->kv_type,
+    };
     uint64_t tokens = ((uint64_t)config->n_ctx + KV_SLACK_TOKENS - 1) / KV_SLACK_TOKENS * KV_SLACK_TOKENS;
-    return (tokens + KV_SLACK_TOKENS) * config->n_parallel * kv_bytes_per_token(c, config->features);
+    d.kv_bytes = (tokens + KV_SLACK_TOKENS) * config->n_parallel * backend->kv_token_bytes(&d);
+    return d;
 }
 
 /* What one layer's activations and the logits take at most: the backend frees the rest as it goes. */
@@ -57,7 +61,7 @@ static void fill_info(lm_model *m) {
     i->n_ctx_train = c->n_ctx_train;
     i->n_experts = c->n_experts;
     i->window = c->window;
-    i->kv_bytes_per_token = kv_bytes_per_token(c, NULL);
+    i->kv_bytes_per_token = 2ull * sizeof(uint16_t) * c->n_layers * c->n_kv_heads * c->head_dim;
     i->weight_bytes = 0;
     for (uint32_t n = 0; n < lm_weights_count(m->weights); n++) {
         const char *name = lm_weights_name(m->weights, n, &v);
@@ -78,14 +82,7 @@ static lm_status load(lm_model *m, const char *dir, lm_err *err) {
 }
 
 static lm_status open_device(lm_model *m, const lm_model_config *config, lm_err *err) {
-    const lm_config *c = &m->config;
-    lm_device_config d = {
-        .n_threads = config->n_threads,
-        .features = config->features,
-        .kv_bytes = kv_bytes(c, config),
-        .max_batch = config->max_batch,
-        .kv = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim},
-    };
+    lm_device_config d = device_for(&m->config, m->backend, config);
     return m->backend->open(&m->device, &d, err);
 }
 
@@ -105,6 +102,10 @@ lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *d
             lm_rope_make(&m->config.ropes[i], m->n_ctx, m->inv_freq[i], &m->ropes[i]);
     st = lm_model_bind(m, err);
     if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
+    lm_backend_info device;
+    backend->info(&device);
+    if (st == LM_OK && device.copies_weights)
+        lm_weights_drop(m->weights); /* or they would be in memory twice */
 done:
     if (st == LM_OK)
         *out = m;
@@ -139,13 +140,15 @@ lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     return st;
 }
 
-lm_status lm_model_estimate(const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) {
+lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config,
+                            uint64_t *bytes, lm_err *err) {
     lm_status st = check_config(config, err);
     if (st != LM_OK) return st;
     lm_model *m = lm_alloc(sizeof *m);
     st = load(m, dir, err);
     if (st == LM_OK)
-        *bytes = m->info.weight_bytes + kv_bytes(&m->config, config) + scratch_bytes(&m->config, config);
+        *bytes = m->info.weight_bytes + device_for(&m->config, backend, config).kv_bytes +
+                 scratch_bytes(&m->config, config);
     lm_model_close(m);
     return st;
 }

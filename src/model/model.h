@@ -20,7 +20,7 @@ typedef struct lm_model_info {
     uint64_t weight_bytes;
     uint32_t n_layers, width, n_heads, n_kv_heads, head_dim, n_vocab;
     uint32_t n_ctx_train;      /* max_position_embeddings, after scaling */
-    uint64_t kv_bytes_per_token;
+    uint64_t kv_bytes_per_token; /* in 16 bits */
     uint32_t n_experts;        /* 0: dense */
     uint32_t window;           /* 0: none */
 } lm_model_info;
@@ -35,10 +35,11 @@ typedef struct lm_model_config {
     uint32_t n_ctx;        /* tokens of one sequence at most */
     uint32_t n_parallel;   /* sequences at a time */
     uint32_t max_batch;    /* rows of one step, 512 is usual */
+    lm_kv_type kv_type;
 } lm_model_config;
 
 /* What loading this would take (weights + kv at n_ctx * n_parallel + step scratch), in bytes. Nothing is loaded. */
-lm_status lm_model_estimate(const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) LM_CHECKED;
+lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) LM_CHECKED;
 
 lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir, const lm_model_config *config, lm_err *err)
     LM_CHECKED;

@@ -190,22 +190,32 @@ static void experts_kept_apart_name_the_remedy(void **state) {
                 "convert the model with mlx_lm.convert");
 }
 
+/* As much of a backend as an estimate asks. */
+static uint64_t eighty_or_twenty(const lm_device_config *config) {
+    assert_int_equal(config->kv.n_layers * config->kv.n_kv_heads * config->kv.head_dim, 16);
+    return config->kv_type == LM_KV_Q4_0 ? 20 : 80;
+}
+static const lm_backend counting = {.name = "counting", .kv_token_bytes = eighty_or_twenty};
+
 static void an_estimate_grows_with_what_is_asked_for(void **state) {
     (void)state;
     lm_err err = {0};
     lm_model_config config = {.n_ctx = 1024, .n_parallel = 1, .max_batch = 64};
-    uint64_t one = 0, four = 0, wide = 0;
+    uint64_t one = 0, four = 0, wide = 0, small = 0;
     put_config("{\"model_type\":\"llama\"," CONFIG "}");
     put_llama(NULL, false);
-    expect_ok(lm_model_estimate(test_dir(), &config, &one, &err), err);
+    expect_ok(lm_model_estimate(&counting, test_dir(), &config, &one, &err), err);
     config.n_parallel = 4;
-    expect_ok(lm_model_estimate(test_dir(), &config, &four, &err), err);
-    assert_true(four - one >= 3 * 1024 * (2 * 2 * 2 * 8)); /* kv of three more sequences */
+    expect_ok(lm_model_estimate(&counting, test_dir(), &config, &four, &err), err);
+    assert_true(four - one >= 3 * 1024 * 80); /* kv of three more sequences */
+    config.kv_type = LM_KV_Q4_0;
+    expect_ok(lm_model_estimate(&counting, test_dir(), &config, &small, &err), err);
+    assert_int_equal(four - small, 4 * (1024 + 256) * 60);
     config.max_batch = 512;
-    expect_ok(lm_model_estimate(test_dir(), &config, &wide, &err), err);
-    assert_true(wide > four);
+    expect_ok(lm_model_estimate(&counting, test_dir(), &config, &wide, &err), err);
+    assert_true(wide > small);
     config.n_ctx = 0;
-    expect_fail(lm_model_estimate(test_dir(), &config, &one, &err), LM_INVALID, err, "context 0");
+    expect_fail(lm_model_estimate(&counting, test_dir(), &config, &one, &err), LM_INVALID, err, "context 0");
 }
 
 static void a_directory_that_is_not_there_is_not_found(void **state) {

@@ -34,6 +34,18 @@ typedef struct lm_kv_shape {
     uint32_t head_dim; /* elements, of keys and values alike */
 } lm_kv_shape;
 
+/* How keys and values are stored, under the names of OLLAMA_KV_CACHE_TYPE. */
+typedef enum lm_kv_type {
+    LM_KV_F16,  /* 16 bits; f32 in the CPU's reference set and on MLX's CPU device */
+    LM_KV_Q8_0, /* 8 bits, a scale and a bias for each group of 64 elements (32 where 64 doesn't divide a head) */
+    LM_KV_Q4_0, /* 4 bits, the same groups */
+    LM_KV_TYPES
+} lm_kv_type;
+static inline const char *lm_kv_type_name(lm_kv_type t) {
+    static const char *const names[LM_KV_TYPES] = {"f16", "q8_0", "q4_0"};
+    return names[t];
+}
+
 /* What one sequence adds in a step: n_tokens rows of the batch, appended at its end. */
 typedef struct lm_slice {
     lm_seq *seq;
@@ -120,7 +132,11 @@ typedef struct lm_memory {
     uint64_t weights; /* bytes mapped or copied for weights */
     uint64_t kv;      /* bytes taken by pages in use */
     uint64_t kv_room; /* bytes reserved for pages at most */
-    uint64_t scratch; /* bytes of step arenas */
+    uint64_t scratch; /* bytes of step arenas; 0: not known before steps run */
+    /* What the backend's own allocator counts, for all devices of this process; 0: it has none. */
+    uint64_t active; /* bytes in use; mapped weights that are not copied are not among them */
+    uint64_t cache;  /* bytes kept for later use */
+    uint64_t peak;   /* the most that was active */
 } lm_memory;
 
 typedef struct lm_device_config {
@@ -129,6 +145,7 @@ typedef struct lm_device_config {
     uint64_t kv_bytes;    /* most that all sequences together may take; pages are touched only when used */
     uint32_t max_batch;   /* rows of one step at most (sizes the scratch) */
     lm_kv_shape kv;
+    lm_kv_type kv_type;
 } lm_device_config;
 
 /* What a backend computes on. */
@@ -136,16 +153,23 @@ typedef struct lm_backend_info {
     bool gpu;         /* models lie in the memory of a GPU, or in memory that it shares */
     char device[96];  /* "avx2", "Apple M4 Max" */
     uint64_t memory;  /* bytes that models should stay below; 0: the backend has no opinion */
+    uint32_t max_batch; /* rows of a step that a long prompt is best cut into; 0: no opinion */
+    bool kv_quantised;  /* has other key/value types than LM_KV_F16 */
+    bool copies_weights; /* the device can't use mapped files: after `linear` and `vector` they are not read again */
 } lm_backend_info;
 
 typedef struct lm_backend {
     const char *name; /* "cpu", "mlx" */
     void (*info)(lm_backend_info *out); /* before any device is open, too */
 
+    /* Bytes that a token's keys and values take, all layers. 0: not with this shape and type, open says why. */
+    uint64_t (*kv_token_bytes)(const lm_device_config *config);
+
     /* -- life */
     lm_status (*open)(lm_device **out, const lm_device_config *config, lm_err *err);
     void (*close)(lm_device *dev); /* after every sequence and weight of it; NULL allowed */
     void (*memory)(const lm_device *dev, lm_memory *out);
+    void (*idle)(lm_device *dev); /* nothing runs now: gives back what was only kept for the next step */
     const char *(*describe)(const lm_device *dev); /* "cpu avx2 2 threads" */
 
     /* -- weights: views stay the caller's and must outlive the device's handle. bias may be NULL, (n_experts, rows). */

@@ -143,14 +143,20 @@ static void fake_memory(const lm_device *d, lm_memory *out) {
     *out = (lm_memory){.weights = fake.small, .kv = d->used, .kv_room = 1000, .scratch = 24};
 }
 
+static void fake_idle(lm_device *d) {
+    LM_ASSERT(d);
+    atomic_fetch_add(&fake.n_idle, 1);
+}
+
 static void fake_info(lm_backend_info *out) {
-    *out = (lm_backend_info){.device = "nothing"};
+    *out = (lm_backend_info){.device = "nothing", .gpu = fake.gpu, .max_batch = fake.max_batch};
 }
 
 const lm_backend fake_backend = {
     .info = fake_info,
     .name = "cpu",
     .memory = fake_memory,
+    .idle = fake_idle,
     .seq_open = fake_seq_open,
     .seq_close = fake_seq_close,
     .seq_len = fake_seq_len,
@@ -175,7 +181,9 @@ lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     return LM_OK;
 }
 
-lm_status lm_model_estimate(const char *dir, const lm_model_config *c, uint64_t *bytes, lm_err *err) {
+lm_status lm_model_estimate(const lm_backend *b, const char *dir, const lm_model_config *c, uint64_t *bytes,
+                            lm_err *err) {
+    LM_ASSERT(b == &fake_backend);
     (void)err;
     (void)c;
     atomic_fetch_add(&fake.n_estimates, 1);

@@ -85,6 +85,50 @@ static void a_model_is_loaded_by_the_first_request_and_stays(void **state) {
     assert_all_gone();
 }
 
+static void a_model_on_a_gpu_is_listed_with_its_memory(void **state) {
+    (void)state;
+    for (int gpu = 0; gpu < 2; gpu++) {
+        fake_reset();
+        fake.gpu = gpu;
+        lm_engine *e = open_engine(1);
+        ask(e, load_request(), &h);
+        lm_loaded one;
+        assert_int_equal(lm_engine_list(e, &one, 1), 1);
+        assert_int_equal(one.size, fake.small + 1024);
+        assert_int_equal(one.size_device, gpu ? one.size : 0);
+        lm_engine_close(e, 0);
+        assert_all_gone();
+    }
+}
+
+static void steps_are_as_long_as_the_device_likes(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_engine(3);
+    assert_int_equal(lm_engine_max_batch(e), 512);
+    fake.max_batch = 2048;
+    assert_int_equal(lm_engine_max_batch(e), 2048);
+    fake.max_batch = 2; /* every sequence has its row */
+    assert_int_equal(lm_engine_max_batch(e), 3);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void the_backend_is_told_when_nothing_runs(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_engine(2);
+    ask(e, load_request(), &h);
+    assert_int_equal(fake.n_idle, 0);
+    ask(e, raw_request("one"), &h);
+    await(fake.n_idle == 1);
+    ask(e, raw_request("two"), &h);
+    await(fake.n_idle == 2);
+    lm_engine_close(e, 0);
+    assert_int_equal(fake.n_idle, 2);
+    assert_all_gone();
+}
+
 static void an_idle_model_goes_when_its_keep_alive_is_over(void **state) {
     (void)state;
     fake_reset();
@@ -524,6 +568,9 @@ static void many_clients_many_models_and_hang_ups_leave_nothing_behind(void **st
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_is_loaded_by_the_first_request_and_stays),
+        cmocka_unit_test(a_model_on_a_gpu_is_listed_with_its_memory),
+        cmocka_unit_test(steps_are_as_long_as_the_device_likes),
+        cmocka_unit_test(the_backend_is_told_when_nothing_runs),
         cmocka_unit_test(an_idle_model_goes_when_its_keep_alive_is_over),
         cmocka_unit_test(the_last_requests_keep_alive_wins),
         cmocka_unit_test(a_working_model_does_not_expire),
