@@ -166,7 +166,8 @@ lm_status lm_mlx_seq_fork(lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *
     lm_device *dev = src->dev;
     uint64_t bytes = src->room * token_bytes(dev);
     *out = nullptr;
-    if (src->lost) return lm_fail(err, LM_INTERNAL, "the sequence lost its keys and values in a failed step");
+    if (const std::string *why = src->fate ? src->fate->why_lost() : nullptr)
+        return lm_fail(err, LM_INTERNAL, "the sequence lost its keys and values: %s", why->c_str());
     if (n_tokens > src->len) return lm_fail(err, LM_INVALID, "a fork of %u tokens of %u", n_tokens, src->len);
     if (dev->kv_used + bytes > dev->kv_bytes)
         return lm_fail(err, LM_BUSY, "no room for the keys and values of another sequence");

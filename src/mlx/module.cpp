@@ -36,7 +36,8 @@ lm_status join(lm_step *s, const lm_slice &slice, lm_err *err) {
     lm_seq *seq = slice.seq;
     if (!slice.n_tokens) return lm_fail(err, LM_INVALID, "a slice without tokens");
     if (seq->in_step) return lm_fail(err, LM_INVALID, "a sequence is in one step twice");
-    if (seq->lost) return lm_fail(err, LM_INTERNAL, "a sequence lost its keys and values in a failed step");
+    if (const std::string *why = seq->fate ? seq->fate->why_lost() : nullptr)
+        return lm_fail(err, LM_INTERNAL, "a sequence lost its keys and values: %s", why->c_str());
     if (seq->room - seq->len < slice.n_tokens)
         return lm_fail(err, LM_INVALID, "a sequence has no room for %u tokens: reserve it first",
                        slice.n_tokens);
@@ -51,12 +52,14 @@ lm_status join(lm_step *s, const lm_slice &slice, lm_err *err) {
 lm_status begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before,
                 lm_step **out, lm_err *err) {
     *out = nullptr;
-    (void)before;
     if (dev->in_step) return lm_fail(err, LM_INVALID, "a step has not ended yet");
     lm_step *s = nullptr;
     lm_status st = lm_mlx_guard(err, [&] {
         s = new lm_step();
         s->dev = dev;
+        s->before = before;
+        s->fate = std::make_shared<lm_fate>();
+        if (before) s->fate->earlier = before->fate;
         s->slices.reserve(n_slices);
         s->first_row.reserve(n_slices);
         std::vector<int32_t> positions;
@@ -79,15 +82,10 @@ lm_status begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const
 }
 
 lm_status end(lm_step *s, bool abandon, lm_err *err) {
-    if (!abandon && !s->computed) lm_mlx_compute(s, {}); /* nobody wanted logits: a part of a prompt */
+    if (!abandon && !s->computed) lm_mlx_compute(s, nullptr); /* nobody wanted logits: a part of a prompt */
     lm_status status = s->status;
     if (status != LM_OK) lm_fail(err, status, "%s", s->err.text);
-    for (lm_slice &slice : s->slices) {
-        slice.seq->in_step = false;
-        if (status == LM_OK && !abandon) slice.seq->len += slice.n_tokens;
-    }
-    s->dev->in_step = false;
-    delete s;
+    lm_mlx_leave(s, status == LM_OK && !abandon);
     return status;
 }
 
@@ -136,11 +134,11 @@ template <typename AT> lm_backend table() {
             .add = lm_mlx_add,
             .scale = lm_mlx_scale,
             .read = lm_mlx_read,
-            .launch = nullptr,
-            .pick = nullptr,
-            .wait = nullptr,
-            .flight_free = nullptr,
-            .n_waits = nullptr};
+            .launch = lm_mlx_launch,
+            .pick = lm_mlx_pick,
+            .wait = lm_mlx_wait,
+            .flight_free = lm_mlx_flight_free,
+            .n_waits = lm_mlx_n_waits};
 }
 
 constexpr int MAX_GPUS = 16;
@@ -151,6 +149,16 @@ template <int... I> const lm_backend *gpu_table(int index, std::integer_sequence
 }
 
 } // namespace
+
+void lm_mlx_leave(lm_step *s, bool ok) {
+    for (lm_slice &slice : s->slices) {
+        slice.seq->in_step = false;
+        if (ok) slice.seq->len += slice.n_tokens;
+        if (ok || !s->fate->lost.empty()) slice.seq->fate = s->fate;
+    }
+    s->dev->in_step = false;
+    delete s;
+}
 
 /* What load.c looks up. NULL: MLX has no such device here. */
 extern "C" __attribute__((visibility("default"))) const lm_backend *lm_mlx_table(bool gpu, unsigned index) {

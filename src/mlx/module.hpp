@@ -5,6 +5,7 @@
 #include <mlx/mlx.h>
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +28,16 @@ struct lm_device {
     uint32_t max_batch = 0;         /* rows of a step */
     std::optional<mx::Dtype> dtype; /* of activations: that of the first scales, f32 on the CPU device */
     bool in_step = false;
+    uint64_t n_waits = 0; /* how often the host has waited for the device */
+};
+
+/* Whether what a step wrote can be trusted: its sequences and its flight share it. */
+struct lm_fate {
+    std::string lost;                 /* MLX's text, should it have broken off half-way */
+    std::shared_ptr<lm_fate> earlier; /* of a step that was on its way when this one was handed over */
+    const std::string *why_lost() const {
+        return !lost.empty() ? &lost : earlier ? earlier->why_lost() : nullptr;
+    }
 };
 
 struct lm_linear {
@@ -57,7 +68,8 @@ struct lm_stored {
 struct lm_seq {
     lm_device *dev;
     uint32_t len = 0, room = 0;
-    bool in_step = false, lost = false; /* lost: a step that wrote them failed half-way */
+    bool in_step = false;
+    std::shared_ptr<lm_fate> fate; /* of the step that wrote them last */
     std::vector<lm_stored> keys, values;
 };
 
@@ -72,6 +84,8 @@ struct lm_step {
     uint32_t n_rows = 0;
     bool decoding = true; /* one row for each slice */
     bool computed = false;
+    const lm_flight *before = nullptr;
+    std::shared_ptr<lm_fate> fate;
     std::optional<mx::array> positions; /* of the slices' first rows, (n_slices) */
     std::deque<lm_tensor> tensors;
     std::vector<mx::array> read; /* what read() gave pointers into */
@@ -79,10 +93,22 @@ struct lm_step {
     lm_err err = {};
 };
 
+/* What a launched step leaves on the device. */
+struct lm_flight {
+    lm_device *dev;
+    std::shared_ptr<lm_fate> fate;
+    uint32_t n_out, top_room = 0;
+    std::optional<mx::array> logits; /* (n_out, vocabulary) f32, until tokens are chosen */
+    /* (n_out, 1) each, the last two (n_out, top_room); a single marker where n_out is 0 */
+    enum { IDS, BEST, LOGPROB, TOP_LOGPROBS, TOP_IDS };
+    std::vector<mx::array> results;
+    std::vector<uint32_t> n_top; /* of each row; empty: no log probabilities */
+};
+
 void lm_mlx_fail(lm_step *s, lm_status status, const char *text);
 lm_tensor *lm_mlx_tensor(lm_step *s, mx::array a);
-/* Computes `wanted` and the keys and values that the step has added; false: the step has failed. */
-bool lm_mlx_compute(lm_step *s, std::vector<mx::array> wanted);
+/* Computes `wanted` (may be NULL) and the keys and values that the step has added; false: it has failed. */
+bool lm_mlx_compute(lm_step *s, const lm_tensor *wanted);
 
 /* Runs f; an exception becomes LM_NO_MEMORY or LM_INTERNAL with MLX's text. */
 template <typename F> lm_status lm_mlx_guard(lm_err *err, F f) {
@@ -159,6 +185,25 @@ lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x);
 lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
 lm_tensor *lm_mlx_scale(lm_step *s, lm_tensor *x, float scale, float cap);
 const float *lm_mlx_read(lm_step *s, const lm_tensor *x);
+
+/* -- module.cpp: the step ends; its sequences are longer when `ok`. */
+void lm_mlx_leave(lm_step *s, bool ok);
+
+/* -- pick.cpp */
+/* Tokens as an array (n); those of `before` are on the device only. Throws where LM_FROM_BEFORE means
+ * nothing. */
+mx::array lm_mlx_tokens(const int32_t *tokens, uint32_t n, const lm_flight *before, mx::Device where);
+void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before); /* throws */
+
+/* -- flight.cpp */
+void lm_mlx_compute_all(lm_device *dev, std::vector<mx::array> &wanted); /* waits; throws */
+std::vector<mx::array> lm_mlx_written(const lm_step *s); /* keys and values that the step has added to */
+lm_status lm_mlx_launch(lm_step *s, const lm_tensor *logits, uint32_t n_out, const lm_pick *how,
+                        lm_flight **out, lm_err *err);
+lm_status lm_mlx_pick(lm_flight *f, const lm_pick *how, lm_err *err);
+lm_status lm_mlx_wait(lm_flight *f, lm_picked *out, lm_err *err);
+void lm_mlx_flight_free(lm_flight *f);
+uint64_t lm_mlx_n_waits(const lm_device *dev);
 
 /* -- attention.cpp */
 lm_tensor *lm_mlx_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k,

@@ -72,7 +72,7 @@ mx::array indices(const uint32_t *index, uint32_t n) {
 
 lm_tensor *lm_mlx_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale) {
     for (uint32_t i = 0; i < n && s->status == LM_OK; i++)
-        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= table->rows) {
+        if ((tokens[i] < 0 && !s->before) || tokens[i] >= static_cast<int64_t>(table->rows)) {
             lm_err err = {};
             lm_status st =
                 lm_fail(&err, LM_INVALID, "token %d; the model knows 0 to %u", tokens[i], table->rows - 1);
@@ -80,7 +80,7 @@ lm_tensor *lm_mlx_embed(lm_step *s, const lm_linear *table, const int32_t *token
         }
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
-        mx::array ids(tokens, {static_cast<int>(n)}, mx::int32);
+        mx::array ids = lm_mlx_tokens(tokens, n, s->before, where);
         mx::array x = mx::take(table->codes, ids, 0, where);
         if (table->quant.kind != LM_QUANT_NONE) {
             std::optional<mx::array> biases;
@@ -158,10 +158,11 @@ lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
 }
 
 lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x) {
-    if (s->status != LM_OK || !x) return nullptr;
-    mx::array a = x->a;
-    s->tensors.clear();
-    return lm_mlx_tensor(s, std::move(a));
+    return lm_mlx_op(s, [&] {
+        mx::array a = x->a;
+        s->tensors.clear();
+        return a;
+    });
 }
 
 lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale) {
@@ -182,25 +183,25 @@ lm_tensor *lm_mlx_scale(lm_step *s, lm_tensor *x, float scale, float cap) {
     });
 }
 
-bool lm_mlx_compute(lm_step *s, std::vector<mx::array> wanted) {
+bool lm_mlx_compute(lm_step *s, const lm_tensor *wanted) {
     if (s->status != LM_OK) return false;
     lm_err err = {};
     lm_status st = lm_mlx_guard(&err, [&] {
-        for (const lm_slice &slice : s->slices) lm_mlx_seq_arrays(slice.seq, wanted);
-        mx::eval(wanted);
+        std::vector<mx::array> all = lm_mlx_written(s);
+        if (wanted) all.push_back(wanted->a);
+        lm_mlx_compute_all(s->dev, all);
     });
     s->computed = true;
     if (st == LM_OK) return true;
-    for (const lm_slice &slice : s->slices) slice.seq->lost = true;
+    s->fate->lost = err.text;
     lm_mlx_fail(s, st, err.text);
     return false;
 }
 
 const float *lm_mlx_read(lm_step *s, const lm_tensor *x) {
     lm_tensor *numbers = !x ? nullptr : lm_mlx_op(s, [&] {
-        return mx::contiguous(mx::astype(x->a, mx::float32, s->dev->where), false, s->dev->where);
+        s->read.push_back(mx::contiguous(mx::astype(x->a, mx::float32, s->dev->where), false, s->dev->where));
+        return s->read.back();
     });
-    if (!numbers || !lm_mlx_compute(s, {numbers->a})) return nullptr;
-    s->read.push_back(numbers->a);
-    return s->read.back().data<float>();
+    return numbers && lm_mlx_compute(s, numbers) ? s->read.back().data<float>() : nullptr;
 }
