@@ -279,14 +279,13 @@ static void log_probabilities_are_the_models_own(void **state) {
     lm_flight *f = launch(&b, seq, rows, 3, NULL, how);
     expect_ok(b.be->wait(f, got, &err), err);
     for (uint32_t r = 0; r < 2; r++) {
-        float chosen = 0;
-        lm_logprob top[TOP];
-        lm_sampler_logprobs(&b.scratch, b.logits + (size_t)r * VOCAB, got[r].id, &chosen, top, r ? 0 : TOP);
-        assert_true(fabsf(got[r].logprob - chosen) < 1e-4f);
+        lm_picked want = {.id = got[r].id};
+        lm_sampler_logprobs(&b.scratch, b.logits + (size_t)r * VOCAB, r ? 0 : TOP, &want);
+        assert_true(fabsf(got[r].logprob - want.logprob) < 1e-4f);
         assert_int_equal(got[r].n_top, r ? 0 : TOP);
         for (uint32_t i = 0; i < got[r].n_top; i++) {
-            assert_int_equal(got[r].top_ids[i], top[i].id);
-            assert_true(fabsf(got[r].top_logprobs[i] - top[i].logprob) < 1e-4f);
+            assert_int_equal(got[r].top_ids[i], want.top_ids[i]);
+            assert_true(fabsf(got[r].top_logprobs[i] - want.top_logprobs[i]) < 1e-4f);
         }
     }
     assert_int_equal(got[2].n_top, 0);

@@ -165,7 +165,7 @@ uint32_t lm_engine_max_batch(const lm_engine *e);
 /* Request to sequence, on the front thread. After render_only *out is NULL and prompt holds the text. */
 lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt, lm_err *err) LM_CHECKED;
 
-/* ---- scheduler.c
+/* ---- scheduler.c and batch.c
  * -------------------------------------------------------------------------------------------- */
 
 void *lm_step_main(void *runner);

@@ -267,7 +267,7 @@ static lm_status make_sequence(lm_runner *r, lm_job *j, const lm_tokens *ids, ui
     s->n_prompt = s->n_tokens = ids->n;
     s->n_keep = tokens_to_keep(r, q, ids, limit);
     s->logprobs = q->logprobs;
-    s->n_top = q->logprobs ? (q->top_logprobs < 20 ? q->top_logprobs : 20) : 0;
+    s->n_top = q->logprobs ? (q->top_logprobs < LM_TOP_MOST ? q->top_logprobs : LM_TOP_MOST) : 0;
     set_limits(s, q);
     lm_buf_init(&s->out, OUT_BYTES);
     lm_sampler_init(&s->sampler, &q->options, limit);

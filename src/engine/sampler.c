@@ -163,8 +163,8 @@ static uint32_t at_least(lm_cand *c, uint32_t n, float min_p) {
     return kept;
 }
 
-static lm_status no_numbers(const uint32_t *mask, lm_err *err) {
-    if (mask)
+static lm_status no_numbers(bool masked, lm_err *err) {
+    if (masked)
         return lm_fail(err, LM_INTERNAL,
                        "the output format allows no token that the model gives a finite score");
     return lm_fail(err, LM_INTERNAL,
@@ -184,7 +184,7 @@ lm_status lm_sampler_filter(const lm_sampler *s, lm_scratch *w, const float *log
             if (row[i] > -INFINITY) w->a[n++] = (lm_cand){.logit = row[i], .id = (int32_t)i};
         }
     }
-    if (!n || !isfinite(max_logit(w->a, n))) return no_numbers(mask, err);
+    if (!n || !isfinite(max_logit(w->a, n))) return no_numbers(mask != NULL, err);
     bool sorted = cut;
     if (o->typical_p < 1.0f) {
         n = typical(w, n, o->typical_p);
@@ -202,7 +202,7 @@ lm_status lm_sampler_pick(lm_sampler *s, lm_scratch *w, const float *logits, con
     if (!(s->o.temperature > 0.0f) || s->o.top_k == 1) {
         const float *row = prepare_row(s, w, logits, tokens, n_tokens, mask);
         int32_t best = lm_select_argmax(row, w->n_vocab);
-        if (best < 0 || !isfinite(row[best])) return no_numbers(mask, err);
+        if (best < 0 || !isfinite(row[best])) return no_numbers(mask != NULL, err);
         *id = best;
         s->n_drawn++;
         return LM_OK;
@@ -210,7 +210,11 @@ lm_status lm_sampler_pick(lm_sampler *s, lm_scratch *w, const float *logits, con
     uint32_t n = 0;
     lm_status st = lm_sampler_filter(s, w, logits, tokens, n_tokens, mask, &n, err);
     if (st != LM_OK) return st;
-    double u = lm_sampler_uniform(s->seed, s->n_drawn++);
+    *id = lm_sampler_draw(w, n, lm_sampler_uniform(s->seed, s->n_drawn++));
+    return LM_OK;
+}
+
+int32_t lm_sampler_draw(const lm_scratch *w, uint32_t n, double u) {
     double sum = 0;
     uint32_t chosen = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -219,23 +223,48 @@ lm_status lm_sampler_pick(lm_sampler *s, lm_scratch *w, const float *logits, con
         sum += (double)w->a[i].p;
         if (u < sum) break;
     }
-    *id = w->a[chosen].id;
-    return LM_OK;
+    return w->a[chosen].id;
 }
 
-void lm_sampler_logprobs(lm_scratch *w, const float *logits, int32_t id, float *chosen, lm_logprob *top,
-                         uint32_t n_top) {
-    uint32_t k = n_top ? n_top : 1;
-    uint32_t n = lm_select_top(logits, w->n_vocab, k, w->a, w->b, w->maxima);
+void lm_sampler_order(const lm_sampler *s, const int32_t *tokens, uint32_t n_tokens, const uint32_t *mask,
+                      lm_pick *out) {
+    const lm_options *o = &s->o;
+    uint32_t n = n_tokens < s->window ? n_tokens : s->window;
+    *out = (lm_pick){
+        .temperature = o->temperature,
+        .top_k = o->top_k,
+        .top_p = o->top_p,
+        .min_p = o->min_p,
+        .typical_p = o->typical_p,
+        .repeat_penalty = o->repeat_penalty,
+        .presence_penalty = o->presence_penalty,
+        .frequency_penalty = o->frequency_penalty,
+        .recent = tokens + (n_tokens - n),
+        .n_recent = n,
+        .mask = mask,
+        .uniform = (float)lm_sampler_uniform(s->seed, s->n_drawn),
+    };
+}
+
+lm_status lm_sampler_check(const lm_picked *p, bool masked, lm_err *err) {
+    return isfinite(p->best) ? LM_OK : no_numbers(masked, err);
+}
+
+void lm_sampler_logprobs(lm_scratch *w, const float *logits, uint32_t n_top, lm_picked *p) {
+    LM_ASSERT(n_top <= LM_TOP_MOST);
+    uint32_t n = lm_select_top(logits, w->n_vocab, n_top ? n_top : 1, w->a, w->b, w->maxima);
+    p->top_ids = w->top_ids;
+    p->top_logprobs = w->top_logprobs;
+    p->n_top = n_top < n ? n_top : n;
+    p->logprob = -INFINITY;
     if (!n || !isfinite(w->a[0].logit)) { /* pick has refused such a row already */
-        *chosen = -INFINITY;
-        for (uint32_t i = 0; i < n_top; i++) top[i] = (lm_logprob){.id = id, .logprob = -INFINITY};
+        p->n_top = 0;
         return;
     }
     double lse = lm_select_logsumexp(logits, w->n_vocab, w->a[0].logit);
-    *chosen = (float)((double)logits[id] - lse);
-    for (uint32_t i = 0; i < n_top; i++) {
-        const lm_cand *c = &w->a[i < n ? i : n - 1];
-        top[i] = (lm_logprob){.id = c->id, .logprob = (float)((double)c->logit - lse)};
+    p->logprob = (float)((double)logits[p->id] - lse);
+    for (uint32_t i = 0; i < p->n_top; i++) {
+        w->top_ids[i] = w->a[i].id;
+        w->top_logprobs[i] = (float)((double)w->a[i].logit - lse);
     }
 }

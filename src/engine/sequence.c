@@ -28,15 +28,39 @@ void lm_sequence_free(lm_sequence *q) {
 /* ---- choosing
  * ---------------------------------------------------------------------------------------------- */
 
-lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, int32_t *id, lm_err *err) {
-    const uint32_t *mask = NULL;
-    if (q->constraint == LM_CONSTRAINT_ACTIVE || q->constraint == LM_CONSTRAINT_OFFERED) {
-        lm_status st = lm_matcher_mask(q->matcher, q->mask, q->n_mask, err);
-        if (st != LM_OK) return st;
-        if (q->constraint == LM_CONSTRAINT_OFFERED) q->mask[q->think_id / 32] |= 1u << (q->think_id % 32);
-        mask = q->mask;
-    }
-    return lm_sampler_pick(&q->sampler, w, logits, q->tokens, q->n_tokens, mask, id, err);
+/* What the grammar allows now; NULL where none rules. */
+static lm_status mask_of(lm_sequence *q, const uint32_t **mask, lm_err *err) {
+    *mask = NULL;
+    if (q->constraint != LM_CONSTRAINT_ACTIVE && q->constraint != LM_CONSTRAINT_OFFERED) return LM_OK;
+    lm_status st = lm_matcher_mask(q->matcher, q->mask, q->n_mask, err);
+    if (st != LM_OK) return st;
+    if (q->constraint == LM_CONSTRAINT_OFFERED) q->mask[q->think_id / 32] |= 1u << (q->think_id % 32);
+    *mask = q->mask;
+    return LM_OK;
+}
+
+lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, lm_picked *p, lm_err *err) {
+    const uint32_t *mask;
+    lm_status st = mask_of(q, &mask, err);
+    *p = (lm_picked){0};
+    if (st == LM_OK) st = lm_sampler_pick(&q->sampler, w, logits, q->tokens, q->n_tokens, mask, &p->id, err);
+    if (st == LM_OK && q->logprobs) lm_sampler_logprobs(w, logits, q->n_top, p);
+    return st;
+}
+
+lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) {
+    const uint32_t *mask;
+    lm_status st = mask_of(q, &mask, err);
+    if (st != LM_OK) return st;
+    q->sampler.n_drawn = q->n_new + q->ahead;
+    lm_sampler_order(&q->sampler, q->tokens, q->n_tokens + q->ahead, mask, out);
+    out->logprobs = q->logprobs;
+    out->n_top = q->n_top;
+    return LM_OK;
+}
+
+bool lm_sequence_may_run_ahead(const lm_sequence *q) {
+    return q->n_new + 1 < q->max_new && q->n_tokens < q->limit;
 }
 
 /* Tells the grammar about a token that is not a stop token. */
@@ -59,8 +83,7 @@ static void watch_thinking(lm_sequence *q) {
 /* ---- log probabilities
  * ------------------------------------------------------------------------------------- */
 
-static lm_status hold_logprobs(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id, lm_str bytes,
-                               lm_err *err) {
+static lm_status hold_logprobs(lm_sequence *q, const lm_picked *p, lm_str bytes, lm_err *err) {
     if (q->n_held == q->held_room) {
         /* Grows only while a parser holds text back, a tool call for instance. */
         uint32_t room = q->held_room ? q->held_room * 2 : 64;
@@ -75,11 +98,12 @@ static lm_status hold_logprobs(lm_sequence *q, lm_scratch *w, const float *logit
         q->held_room = room;
     }
     lm_logprob *top = q->held_top + (size_t)q->n_held * q->n_top;
-    float chosen = 0;
-    lm_sampler_logprobs(w, logits, id, &chosen, top, q->n_top);
-    for (uint32_t i = 0; i < q->n_top; i++) top[i].bytes = lm_tokenizer_bytes(q->text->tokenizer, top[i].id);
-    q->held[q->n_held] =
-        (lm_token_logprobs){.chosen = {.id = id, .logprob = chosen, .bytes = bytes}, .n_top = q->n_top};
+    for (uint32_t i = 0; i < p->n_top; i++)
+        top[i] = (lm_logprob){.id = p->top_ids[i],
+                              .logprob = p->top_logprobs[i],
+                              .bytes = lm_tokenizer_bytes(q->text->tokenizer, p->top_ids[i])};
+    q->held[q->n_held] = (lm_token_logprobs){.chosen = {.id = p->id, .logprob = p->logprob, .bytes = bytes},
+                                             .n_top = p->n_top};
     q->held_at[q->n_held++] = q->n_pushed;
     return LM_OK;
 }
@@ -176,8 +200,9 @@ uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b) {
     return drop;
 }
 
-lm_status lm_sequence_take(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id,
-                           const lm_backend *b, lm_verdict *v, lm_err *err) {
+lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, const lm_backend *b, lm_verdict *v,
+                           lm_err *err) {
+    int32_t id = p->id;
     *v = (lm_verdict){.ended = false};
     q->n_new++;
     if (!q->first_ns) q->first_ns = lm_now_ns();
@@ -191,7 +216,7 @@ lm_status lm_sequence_take(lm_sequence *q, lm_scratch *w, const float *logits, i
 
     if (q->logprobs) {
         lm_str bytes = lm_tokenizer_bytes(q->text->tokenizer, id);
-        st = hold_logprobs(q, w, logits, id, bytes, err);
+        st = hold_logprobs(q, p, bytes, err);
         if (st != LM_OK) return st;
         q->n_pushed += bytes.len;
     }

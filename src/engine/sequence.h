@@ -4,7 +4,8 @@
  *     tokens  [0 ........... n_kv | ....... n_tokens)     n_tokens <= limit
  *              in the KV cache      still to compute
  *
- * One token to compute is a decode step, more are a prompt (or what a context shift left of it).
+ * One token to compute is a decode step, more are a prompt (or what a context shift left of it). With a token
+ * on its way n_kv may be one beyond n_tokens: its step has been handed over before anybody has read it.
  */
 #ifndef LM_ENGINE_SEQUENCE_H
 #define LM_ENGINE_SEQUENCE_H
@@ -25,6 +26,7 @@ struct lm_sequence {
 
     int32_t *tokens; /* (limit) */
     uint32_t n_tokens, n_kv, limit;
+    bool ahead; /* a further token is being chosen on the device: tokens[n_tokens] is its LM_FROM_BEFORE */
     uint32_t n_prompt, n_cached, n_keep;
     uint32_t n_new, max_new; /* tokens generated, and at most */
     bool shift;
@@ -66,13 +68,19 @@ typedef struct lm_verdict {
 
 void lm_sequence_free(lm_sequence *q); /* NULL allowed; the KV must have been taken out */
 
-/* Chooses the next token from a row of logits. */
-lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, int32_t *id,
+/* Chooses the next token from a row of logits; with log probabilities when they are wanted. *p is valid until
+ * the next call with w. */
+lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, lm_picked *p,
                            lm_err *err) LM_CHECKED;
+/* The same as an order for the backend, valid until the next token is taken. */
+lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) LM_CHECKED;
+/* The token may be the last one, or not be followed without a context shift: nothing can be computed ahead.
+ */
+bool lm_sequence_may_run_ahead(const lm_sequence *q);
 /* Takes a chosen token: text events, stop rules, limits. When it goes on the token is appended, after a
- * context shift if there was no room. logits: for log probabilities. */
-lm_status lm_sequence_take(lm_sequence *q, lm_scratch *w, const float *logits, int32_t id,
-                           const lm_backend *b, lm_verdict *v, lm_err *err) LM_CHECKED;
+ * context shift if there was no room. */
+lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, const lm_backend *b, lm_verdict *v,
+                           lm_err *err) LM_CHECKED;
 /* Gives the text that was held back, before DONE. */
 void lm_sequence_flush(lm_sequence *q);
 

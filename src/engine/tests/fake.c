@@ -8,7 +8,9 @@ fake_world fake;
 
 void fake_reset(void) {
     assert_all_gone();
+    bool ahead = fake.ahead;
     memset(&fake, 0, sizeof(fake));
+    fake.ahead = ahead;
     fake.ctx_train = 100000;
     fake.n_pages = 100000;
     fake.small = 1u << 20;
@@ -35,6 +37,7 @@ struct lm_seq {
     lm_device *dev;
     page **pages;
     uint32_t n_pages, room, n;
+    bool lost; /* a flight that wrote it has failed */
 };
 
 static lm_status page_new(lm_device *d, page **out, lm_err *err) {
@@ -89,6 +92,7 @@ static uint32_t fake_seq_len(const lm_seq *s) {
 
 static lm_status fake_seq_fork(lm_seq *src, uint32_t n, lm_seq **out, lm_err *err) {
     LM_ASSERT(n <= src->n);
+    if (src->lost) return lm_fail(err, LM_INTERNAL, "injected: lost");
     if (strikes(&fake.fail_fork)) return lm_fail(err, LM_BUSY, "injected: no fork");
     lm_seq *s = NULL;
     lm_status st = fake_seq_open(src->dev, &s, err);
@@ -173,7 +177,19 @@ struct lm_model {
     lm_model_info info;
     lm_model_config config;
     float *logits;
+    lm_flight *flights; /* FLIGHTS of them */
+    lm_scratch scratch;
 };
+
+/* A step on its way: it is computed at once, but its tokens are told to nobody who doesn't wait. */
+struct lm_flight {
+    bool used, chosen, told, broken;
+    uint32_t n_out;
+    float *logits;     /* (n_parallel, FAKE_VOCAB) */
+    int32_t *ids;      /* (n_parallel) */
+    lm_picked *picked; /* (n_parallel) */
+};
+enum { FLIGHTS = 2 };
 
 lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     if (atomic_load(&fake.missing)) return lm_fail(err, LM_NOT_FOUND, "%s: no such directory", dir);
@@ -206,6 +222,14 @@ lm_status lm_model_open(lm_model **out, const lm_backend *b, const char *dir, co
     m->config = *config;
     m->dev.total = fake.n_pages;
     m->logits = lm_alloc(config->n_parallel * FAKE_VOCAB * sizeof(float));
+    m->flights = lm_alloc(FLIGHTS * sizeof(*m->flights));
+    for (int i = 0; i < FLIGHTS; i++) {
+        lm_flight *f = &m->flights[i];
+        f->logits = lm_alloc(config->n_parallel * FAKE_VOCAB * sizeof(float));
+        f->ids = lm_alloc(config->n_parallel * sizeof(*f->ids));
+        f->picked = lm_alloc(config->n_parallel * sizeof(*f->picked));
+    }
+    LM_ASSERT(lm_scratch_init(&m->scratch, FAKE_VOCAB, err) == LM_OK);
     atomic_fetch_add(&fake.n_models_open, 1);
     *out = m;
     return LM_OK;
@@ -214,6 +238,14 @@ lm_status lm_model_open(lm_model **out, const lm_backend *b, const char *dir, co
 void lm_model_close(lm_model *m) {
     if (!m) return;
     LM_ASSERT(m->dev.used == 0);
+    for (int i = 0; i < FLIGHTS; i++) {
+        LM_ASSERT(!m->flights[i].used);
+        free(m->flights[i].logits);
+        free(m->flights[i].ids);
+        free(m->flights[i].picked);
+    }
+    free(m->flights);
+    lm_scratch_release(&m->scratch);
     free(m->logits);
     free(m);
     atomic_fetch_sub(&fake.n_models_open, 1);
@@ -272,8 +304,10 @@ static void most(atomic_uint *a, uint32_t v) {
     if (v > atomic_load(a)) atomic_store(a, v);
 }
 
-lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                        const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+/* Tokens of a flight that nobody has read yet are taken from it. */
+static lm_status run(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                     const uint32_t *out_rows, uint32_t n_out, const lm_flight *before, float *logits,
+                     lm_err *err) {
     uint32_t n_rows = 0, out = 0;
     uint32_t n_step = atomic_fetch_add(&fake.n_steps, 1) + 1;
     if (fake.step_hook) fake.step_hook(n_step);
@@ -281,6 +315,8 @@ lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, 
     LM_ASSERT(n_slices > 0 && n_rows <= m->config.max_batch && n_slices <= m->config.n_parallel &&
               n_out <= n_slices);
     if (strikes(&fake.fail_step)) return lm_fail(err, LM_INTERNAL, "injected: step");
+    for (uint32_t i = 0; i < n_slices; i++)
+        if (slices[i].seq->lost) return lm_fail(err, LM_INTERNAL, "injected: lost");
     atomic_fetch_add(&fake.n_rows, n_rows);
     most(&fake.most_rows, n_rows);
     most(&fake.most_slices, n_slices);
@@ -289,18 +325,124 @@ lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, 
         lm_seq *s = slices[i].seq;
         for (uint32_t k = 0; k < i; k++) LM_ASSERT(slices[k].seq != s);
         for (uint32_t t = 0; t < slices[i].n_tokens; t++, row++) {
-            LM_ASSERT(tokens[row] >= 0 && tokens[row] < FAKE_VOCAB);
+            int32_t id = tokens[row];
+            if (id < 0) {
+                LM_ASSERT(before && before->chosen && LM_FROM_BEFORE(id) < (int32_t)before->n_out);
+                id = before->ids[LM_FROM_BEFORE(id)];
+            }
+            LM_ASSERT(id >= 0 && id < FAKE_VOCAB);
             LM_ASSERT(s->n / FAKE_PAGE < s->n_pages); /* room was reserved */
             LM_ASSERT(s->n < m->config.n_ctx);
             page *p = s->pages[s->n / FAKE_PAGE];
             LM_ASSERT(atomic_load(&p->refs) == 1); /* a shared page is never written */
-            p->ids[s->n++ % FAKE_PAGE] = tokens[row];
-            if (out < n_out && out_rows[out] == row) compute_row(s, s->n, m->logits + out++ * FAKE_VOCAB);
+            p->ids[s->n++ % FAKE_PAGE] = id;
+            if (out < n_out && out_rows[out] == row) compute_row(s, s->n, logits + out++ * FAKE_VOCAB);
         }
     }
     LM_ASSERT(out == n_out);
-    *logits = m->logits;
     return LM_OK;
+}
+
+lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                        const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+    *logits = m->logits;
+    return run(m, slices, n_slices, tokens, out_rows, n_out, NULL, m->logits, err);
+}
+
+/* ---- the same, ahead
+ * ----------------------------------------------------------------------------------------------- */
+
+bool lm_model_computes_ahead(const lm_model *m) {
+    (void)m;
+    return fake.ahead;
+}
+
+/* The engine's own sampler with the numbers of an order. */
+static void choose(lm_model *m, lm_flight *f, uint32_t i, const lm_pick *how, const lm_flight *before) {
+    const float *row = f->logits + i * FAKE_VOCAB;
+    lm_options o;
+    lm_options_default(&o);
+    o.temperature = how->temperature;
+    o.top_k = how->top_k;
+    o.top_p = how->top_p;
+    o.min_p = how->min_p;
+    o.typical_p = how->typical_p;
+    o.repeat_penalty = how->repeat_penalty;
+    o.presence_penalty = how->presence_penalty;
+    o.frequency_penalty = how->frequency_penalty;
+    o.repeat_last_n = (int32_t)how->n_recent;
+    lm_sampler s;
+    lm_sampler_init(&s, &o, 0);
+    int32_t recent[256];
+    LM_ASSERT(how->n_recent <= 256);
+    for (uint32_t k = 0; k < how->n_recent; k++) {
+        recent[k] = how->recent[k];
+        if (recent[k] < 0) recent[k] = before->ids[LM_FROM_BEFORE(recent[k])];
+    }
+    lm_err err;
+    lm_picked *p = &f->picked[i];
+    *p = (lm_picked){.best = 1};
+    uint32_t n = 0;
+    bool greedy = !(o.temperature > 0) || o.top_k == 1;
+    lm_status st = greedy
+                       ? lm_sampler_pick(&s, &m->scratch, row, recent, how->n_recent, how->mask, &p->id, &err)
+                       : lm_sampler_filter(&s, &m->scratch, row, recent, how->n_recent, how->mask, &n, &err);
+    if (st == LM_OK && !greedy) p->id = lm_sampler_draw(&m->scratch, n, (double)how->uniform);
+    if (st != LM_OK) *p = (lm_picked){.best = -INFINITY};
+    if (st == LM_OK && how->logprobs) lm_sampler_logprobs(&m->scratch, row, how->n_top, p);
+    f->ids[i] = p->id;
+}
+
+lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
+                          const lm_pick *how, lm_flight **out, lm_err *err) {
+    uint32_t at = 0;
+    while (m->flights[at].used) LM_ASSERT(++at < FLIGHTS);
+    lm_flight *f = &m->flights[at];
+    lm_status st = run(m, slices, n_slices, tokens, out_rows, n_out, before, f->logits, err);
+    if (st != LM_OK) return st;
+    f->used = true;
+    f->chosen = how || !n_out;
+    f->told = f->broken = false;
+    f->n_out = n_out;
+    for (uint32_t i = 0; i < n_slices; i++) {
+        f->broken = f->broken || slices[i].seq->lost;
+    }
+    for (uint32_t i = 0; how && i < n_out; i++) choose(m, f, i, &how[i], before);
+    if (strikes(&fake.fail_wait)) {
+        f->broken = true;
+        for (uint32_t i = 0; i < n_slices; i++) slices[i].seq->lost = true;
+    }
+    atomic_fetch_add(&fake.n_flights, 1);
+    *out = f;
+    return LM_OK;
+}
+
+lm_status lm_model_pick(lm_model *m, lm_flight *f, const lm_pick *how, lm_err *err) {
+    LM_ASSERT(f->used && !f->chosen);
+    if (strikes(&fake.fail_pick)) return lm_fail(err, LM_INTERNAL, "injected: pick");
+    for (uint32_t i = 0; i < f->n_out; i++) {
+        for (uint32_t k = 0; k < how[i].n_recent; k++) LM_ASSERT(how[i].recent[k] >= 0);
+        choose(m, f, i, &how[i], NULL);
+    }
+    f->chosen = true;
+    return LM_OK;
+}
+
+lm_status lm_model_wait(lm_model *m, lm_flight *f, lm_picked *picked, lm_err *err) {
+    (void)m;
+    LM_ASSERT(f->used && f->chosen && !f->told);
+    f->told = true;
+    atomic_fetch_add(&fake.n_waits, 1);
+    if (f->broken) return lm_fail(err, LM_INTERNAL, "injected: wait");
+    memcpy(picked, f->picked, f->n_out * sizeof(*picked));
+    return LM_OK;
+}
+
+void lm_model_flight_free(lm_model *m, lm_flight *f) {
+    (void)m;
+    LM_ASSERT(f->used);
+    f->used = false;
 }
 
 /* ---- text

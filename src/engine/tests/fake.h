@@ -25,17 +25,18 @@ typedef struct fake_world {
     bool thinks, bos;
     bool gpu; /* what the backend says of its device */
     uint32_t max_batch;
+    bool ahead;          /* computes ahead and chooses tokens itself; kept by fake_reset */
     uint64_t small, big; /* bytes of a model, of one whose directory contains "big" */
 
     /* what went on */
     atomic_uint n_steps, n_loads, n_text_loads, n_models_open, n_texts_open, n_seqs_open, n_pages_used,
         n_streams_open;
     atomic_uint n_rows, most_rows, most_slices;
-    atomic_uint n_forks, n_estimates, n_idle;
+    atomic_uint n_forks, n_estimates, n_idle, n_flights, n_waits;
 
     /* faults: the n-th call from now on fails, 0: none */
-    atomic_int fail_step, fail_load, fail_text, busy_reserve, fail_reserve, fail_seq_open, fail_fork, nan_at,
-        missing;
+    atomic_int fail_step, fail_wait, fail_pick, fail_load, fail_text, busy_reserve, fail_reserve,
+        fail_seq_open, fail_fork, nan_at, missing;
     atomic_int busy_for; /* how many reserves are busy once busy_reserve has struck */
 
     /* called in every step, on the step thread; load_hook while loading */

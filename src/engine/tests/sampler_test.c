@@ -335,14 +335,14 @@ static void logprobs_are_those_of_the_untouched_row(void **state) {
     x[6] = 20.0f;
     double sum = 0;
     for (uint32_t i = 0; i < N; i++) sum += exp((double)x[i] - 20.25);
-    lm_logprob top[3] = {{0}};
-    float chosen = 0;
-    lm_sampler_logprobs(&w, x, 77, &chosen, top, 3);
-    assert_true(fabs((double)chosen - ((double)x[77] - 20.25 - log(sum))) < 2e-5);
-    assert_int_equal(top[0].id, 5);
-    assert_int_equal(top[1].id, 6);
-    assert_true(fabs((double)top[0].logprob + log(sum)) < 1e-6);
-    assert_true(top[1].logprob >= top[2].logprob);
+    lm_picked p = {.id = 77};
+    lm_sampler_logprobs(&w, x, 3, &p);
+    assert_true(fabs((double)p.logprob - ((double)x[77] - 20.25 - log(sum))) < 2e-5);
+    assert_int_equal(p.n_top, 3);
+    assert_int_equal(p.top_ids[0], 5);
+    assert_int_equal(p.top_ids[1], 6);
+    assert_true(fabs((double)p.top_logprobs[0] + log(sum)) < 1e-6);
+    assert_true(p.top_logprobs[1] >= p.top_logprobs[2]);
     lm_scratch_release(&w);
     free(x);
 }

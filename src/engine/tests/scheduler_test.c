@@ -584,11 +584,49 @@ static void a_client_may_leave_the_queue(void **state) {
     assert_all_gone();
 }
 
+/* ---- ahead
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* When step n is handed over, the tokens of step n - 1 have not been waited for. */
+static void one_ahead(uint32_t n) {
+    LM_ASSERT(atomic_load(&fake.n_waits) == (n < 2 ? 0 : n - 2));
+}
+
+static void each_token_is_waited_for_once_while_the_next_step_is_on_its_way(void **state) {
+    (void)state;
+    fake_reset();
+    if (!fake.ahead) skip();
+    lm_engine *e = open_engine(2);
+    fake.step_hook = one_ahead;
+    ask(e, raw_request("x"), &h);
+    assert_int_equal(h.metrics.n_eval, 50);
+    assert_int_equal(fake.n_waits, 50);
+    assert_int_equal(fake.n_flights, 50); /* that the 50th is the last was known before */
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void an_end_that_nobody_foresaw_wastes_one_row(void **state) {
+    (void)state;
+    fake_reset();
+    if (!fake.ahead) skip();
+    fake.script = "short";
+    lm_engine *e = open_engine(2);
+    ask(e, raw_request("first>"), &h);
+    assert_string_equal(h.text, "short");
+    assert_int_equal(fake.n_flights, 7); /* five letters, the end, and one beyond it */
+    ask(e, raw_request("first>short and more>"), &h);
+    assert_int_equal(h.metrics.n_cached, strlen("first>short")); /* the wasted row is not kept */
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
 /* ---- faults
  * ---------------------------------------------------------------------------------------------------- */
 
-/* Strikes at the n-th call for every n until a run passes untouched; the engine must serve on each time. */
-static void inject(atomic_int *fault, bool may_survive) {
+/* Strikes at the n-th call for every n until a run passes untouched; the engine must serve on each time. At
+ * most `most` answers may fail, 0: it strikes before there are any. */
+static void inject(atomic_int *fault, uint32_t most) {
     static heard many[3];
     bool struck = true;
     for (int n = 1; struck; n++) {
@@ -611,7 +649,7 @@ static void inject(atomic_int *fault, bool may_survive) {
             }
         }
         struck = atomic_load(fault) <= 0;
-        if (!struck || may_survive) assert_true(failed <= (may_survive ? 1 : 0));
+        if (!struck || most) assert_true(failed <= (struck ? most : 0));
         atomic_store(fault, 0);
         atomic_store(&fake.busy_for, 0);
         ask(e, raw_request("next"), &h);
@@ -625,37 +663,45 @@ static void inject(atomic_int *fault, bool may_survive) {
 
 static void a_failing_step_costs_nobody_more_than_its_own_request(void **state) {
     (void)state;
-    inject(&fake.fail_step, true);
+    inject(&fake.fail_step, 1);
+}
+
+/* What the device breaks off takes the answers that were in that step with it, and nothing else. */
+static void a_failing_flight_costs_the_answers_in_it(void **state) {
+    (void)state;
+    if (!fake.ahead) skip();
+    inject(&fake.fail_wait, UINT32_MAX);
+    inject(&fake.fail_pick, UINT32_MAX);
 }
 
 static void a_failing_load_costs_only_those_who_waited_for_it(void **state) {
     (void)state;
-    inject(&fake.fail_load, false);
+    inject(&fake.fail_load, 0);
 }
 
 static void a_failing_tokenizer_costs_only_those_who_waited_for_it(void **state) {
     (void)state;
-    inject(&fake.fail_text, false);
+    inject(&fake.fail_text, 0);
 }
 
 static void busy_pages_cost_no_answer_or_one(void **state) {
     (void)state;
-    inject(&fake.busy_reserve, false);
+    inject(&fake.busy_reserve, 0);
 }
 
 static void a_failing_reserve_costs_one_answer(void **state) {
     (void)state;
-    inject(&fake.fail_reserve, true);
+    inject(&fake.fail_reserve, 1);
 }
 
 static void a_failing_sequence_costs_one_answer(void **state) {
     (void)state;
-    inject(&fake.fail_seq_open, true);
+    inject(&fake.fail_seq_open, 1);
 }
 
 static void a_row_without_numbers_costs_one_answer(void **state) {
     (void)state;
-    inject(&fake.nan_at, true);
+    inject(&fake.nan_at, 1);
 }
 
 static void a_failing_fork_costs_nothing(void **state) {
@@ -723,6 +769,9 @@ int main(void) {
         cmocka_unit_test(a_client_that_leaves_at_any_step_gives_everything_back),
         cmocka_unit_test(a_client_may_leave_while_its_model_loads),
         cmocka_unit_test(a_client_may_leave_the_queue),
+        cmocka_unit_test(each_token_is_waited_for_once_while_the_next_step_is_on_its_way),
+        cmocka_unit_test(an_end_that_nobody_foresaw_wastes_one_row),
+        cmocka_unit_test(a_failing_flight_costs_the_answers_in_it),
         cmocka_unit_test(a_failing_step_costs_nobody_more_than_its_own_request),
         cmocka_unit_test(a_failing_load_costs_only_those_who_waited_for_it),
         cmocka_unit_test(a_failing_tokenizer_costs_only_those_who_waited_for_it),
@@ -733,5 +782,8 @@ int main(void) {
         cmocka_unit_test(a_failing_fork_costs_nothing),
         cmocka_unit_test(the_context_of_an_answer_continues_it),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    /* Over a backend that computes at once, and over one that computes ahead. */
+    int failed = cmocka_run_group_tests_name("at once", tests, NULL, NULL);
+    fake.ahead = true;
+    return failed + cmocka_run_group_tests_name("ahead", tests, NULL, NULL);
 }
