@@ -206,8 +206,8 @@ static void the_fast_feature_sets_stay_close(void **state) {
     assert_int_equal(bad, 0);
 }
 
-/* The last logits of the prompt, bit for bit: in one step, and in pieces with another sequence beside them on more
- * threads. A seed means the same answer whatever is cached and whoever else is served. */
+/* The last logits of the prompt, bit for bit: in one step, and in pieces with another sequence beside them on
+ * more threads. A seed means the same answer whatever is cached and whoever else is served. */
 static int check_bits(const golden *g, const char *features) {
     lm_model *m = open_case(g, features, 1), *busy = open_case(g, features, 3);
     lm_seq *whole = open_seq(m), *cut = open_seq(busy), *other = open_seq(busy);
@@ -320,6 +320,60 @@ static void sequences_that_share_steps_do_not_touch_each_other(void **state) {
     assert_int_equal(bad, 0);
 }
 
+#ifdef LM_GOLDEN_MLX
+/* Tokens chosen on the device, each step handed over before the last one's token is read: the prompt in two
+ * chunks, beside it the reversed prompt, then both decode. One wait for each step. */
+static int check_ahead(const golden *g) {
+    lm_model *m = open_case(g, NULL, 0);
+    const lm_backend *be = lm_model_backend(m);
+    lm_seq *a = open_seq(m), *b = open_seq(m);
+    int32_t tokens[2 * PROMPT];
+    lm_pick how[2] = {{.top_k = 1}, {.top_k = 1}};
+    lm_picked picked[2];
+    lm_flight *now = NULL, *next = NULL;
+    lm_err err = {0};
+    int bad = 0;
+    uint64_t waits = be->n_waits(lm_model_device(m));
+
+    expect_ok(
+        lm_model_launch(m, (lm_slice[]){{a, PROMPT / 2}}, 1, g->tokens, NULL, 0, NULL, NULL, &now, &err),
+        err);
+    memcpy(tokens, g->tokens + PROMPT / 2, PROMPT / 2 * sizeof *tokens);
+    for (int i = 0; i < 8; i++) tokens[PROMPT / 2 + i] = g->tokens[PROMPT - 1 - i];
+    lm_slice slices[2] = {{a, PROMPT / 2}, {b, 8}};
+    uint32_t rows[2] = {PROMPT / 2 - 1, PROMPT / 2 + 7};
+    for (int i = 0; i <= GREEDY; i++) {
+        if (i < GREEDY) expect_ok(lm_model_launch(m, slices, 2, tokens, rows, 2, now, how, &next, &err), err);
+        expect_ok(lm_model_wait(m, now, picked, &err), err);
+        if (i && picked[0].id != g->tokens[PROMPT + i - 1] && !bad++)
+            print_error("%s ahead: token %d is %d, mlx-lm's is %d\n", g->name, i - 1, picked[0].id,
+                        g->tokens[PROMPT + i - 1]);
+        lm_model_flight_free(m, now);
+        now = next;
+        for (int k = 0; k < 2; k++) {
+            slices[k].n_tokens = 1;
+            tokens[k] = LM_FROM_BEFORE(k);
+            rows[k] = (uint32_t)k;
+        }
+    }
+    assert_int_equal(be->n_waits(lm_model_device(m)) - waits, GREEDY + 1);
+    be->seq_close(a);
+    be->seq_close(b);
+    lm_model_close(m);
+    return bad;
+}
+
+static void tokens_chosen_ahead_are_those_of_the_logits(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_ahead(&g);
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
+#endif
+
 static void expect_refused(lm_model *m, const lm_slice *slices, uint32_t n, const int32_t *tokens,
                            const uint32_t *rows, uint32_t n_rows, const char *words) {
     const float *untouched = (const float *)tokens, *logits = untouched;
@@ -358,6 +412,9 @@ int main(void) {
         cmocka_unit_test(every_family_and_form_computes_what_mlx_lm_does),
         cmocka_unit_test(prefill_in_chunks_gives_the_same),
         cmocka_unit_test(sequences_that_share_steps_do_not_touch_each_other),
+#ifdef LM_GOLDEN_MLX
+        cmocka_unit_test(tokens_chosen_ahead_are_those_of_the_logits),
+#endif
         cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
 #ifndef LM_GOLDEN_MLX
         cmocka_unit_test(the_fast_feature_sets_stay_close),
