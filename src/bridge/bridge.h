@@ -44,10 +44,6 @@ typedef struct bridge_config {
 lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *err) LM_CHECKED;
 void bridge_usage(void);
 
-/* OLLAMA_HOST in every form that Ollama takes: "host", "host:port", ":port", "http://host", "[::1]:port",
- * with a path. */
-void bridge_parse_host(const char *text, char host[256], uint16_t *port);
-
 /* ---- devices.c: the one place where it is decided what computes */
 
 /* The backend that the options ask for. With --backend auto MLX is only looked at where it may have a GPU. */

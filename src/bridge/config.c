@@ -1,10 +1,11 @@
 #include "bridge/bridge.h"
 
-#include <arpa/inet.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "http/client.h"
 
 #define DEFAULT_PORT 11434
 #define MAX_PARALLEL 1024
@@ -117,54 +118,11 @@ static lm_status kv_type(const char *name, lm_str value, lm_kv_type *out, lm_err
     return lm_fail(err, LM_INVALID, "%s is \"%.*s\": there are f16, q8_0 and q4_0", name, LM_STR_ARG(value));
 }
 
-void bridge_parse_host(const char *text, char host[256], uint16_t *port) {
-    lm_str s = lm_str_of(text);
-    *port = DEFAULT_PORT;
-    const char *scheme = strstr(text, "://");
-    if (scheme) {
-        lm_str name = {text, (size_t)(scheme - text)};
-        if (lm_str_eq(name, LM_STR("http")))
-            *port = 80;
-        else if (lm_str_eq(name, LM_STR("https")))
-            *port = 443;
-        s = lm_str_of(scheme + 3);
-    }
-    const char *slash = s.len ? memchr(s.ptr, '/', s.len) : NULL;
-    if (slash) s.len = (size_t)(slash - s.ptr);
-
-    lm_str name = s, digits = {0};
-    if (s.len && s.ptr[0] == '[') {
-        const char *close = memchr(s.ptr, ']', s.len);
-        if (close) {
-            name = (lm_str){s.ptr + 1, (size_t)(close - s.ptr) - 1};
-            if (close + 1 < s.ptr + s.len && close[1] == ':')
-                digits = (lm_str){close + 2, (size_t)(s.ptr + s.len - close) - 2};
-        }
-    } else {
-        const char *colon = s.len ? memchr(s.ptr, ':', s.len) : NULL;
-        /* two colons without brackets: an IPv6 address alone */
-        if (colon && !memchr(colon + 1, ':', (size_t)(s.ptr + s.len - colon) - 1)) {
-            name = (lm_str){s.ptr, (size_t)(colon - s.ptr)};
-            digits = (lm_str){colon + 1, (size_t)(s.ptr + s.len - colon) - 1};
-            if (!name.len) name = LM_STR("0.0.0.0"); /* ":8080" is every address, as in Go */
-        }
-    }
-    if (!name.len) name = LM_STR("127.0.0.1");
-    snprintf(host, 256, "%.*s", LM_STR_ARG(name));
-    char number[8] = "";
-    uint64_t n = 0;
-    if (digits.len && digits.len < sizeof number) {
-        memcpy(number, digits.ptr, digits.len);
-        if (whole_number(number, 65535, &n))
-            *port = (uint16_t)n; /* Ollama keeps its default for a bad port */
-    }
-}
-
 static lm_status read_environment(bridge_config *c, lm_err *err) {
     lm_str v = env("OLLAMA_HOST");
     if (v.len) {
         char *text = lm_str_dup(v);
-        bridge_parse_host(text, c->host, &c->port);
+        lm_address_parse(text, DEFAULT_PORT, c->host, &c->port);
         free(text);
     }
     uint32_t port = c->port;

@@ -3,32 +3,6 @@
 
 #include <getopt.h>
 
-static void expect_host(const char *text, const char *host, uint16_t port) {
-    char got[256];
-    uint16_t n = 0;
-    bridge_parse_host(text, got, &n);
-    if (strcmp(got, host) || n != port) fail_msg("%s gives %s and %u", text, got, n);
-}
-
-static void ollama_host_is_read_in_all_its_forms(void **state) {
-    (void)state;
-    expect_host("1.2.3.4", "1.2.3.4", 11434);
-    expect_host("1.2.3.4:5678", "1.2.3.4", 5678);
-    expect_host(":1234", "0.0.0.0", 1234);
-    expect_host("example.com", "example.com", 11434);
-    expect_host("http://example.com", "example.com", 80);
-    expect_host("https://example.com", "example.com", 443);
-    expect_host("https://example.com:99/a/b", "example.com", 99);
-    expect_host("example.com/ollama", "example.com", 11434);
-    expect_host("[::1]", "::1", 11434);
-    expect_host("[::1]:1234", "::1", 1234);
-    expect_host("::1", "::1", 11434);
-    expect_host("http://", "127.0.0.1", 80);
-    expect_host("1.2.3.4:66000", "1.2.3.4", 11434);
-    expect_host("1.2.3.4:x", "1.2.3.4", 11434);
-    expect_host("1.2.3.4:", "1.2.3.4", 11434);
-}
-
 static bridge_config read_args(int n, char **words, lm_status want, const char *text) {
     bridge_config c = {0};
     lm_err err = {0};
@@ -151,7 +125,6 @@ static void one_of_several_gpus_can_be_named(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ollama_host_is_read_in_all_its_forms),
         cmocka_unit_test(options_win_over_the_environment),
         cmocka_unit_test(keep_alive_is_seconds_or_a_duration),
         cmocka_unit_test(wrong_usage_says_what_is_right),
