@@ -1,0 +1,280 @@
+/* bench.c - who is there to be measured, and the runs, one after the other in turn: a machine that warms up
+ * or gets busy changes the figures of all alike. */
+#include "doctor/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+
+#define STOP_S 40
+
+/* ---- a line of `mlx-ollama-bridge list` */
+
+/* NAME    ID (12)    SIZE (8)    MODIFIED (16)    PLACE, with four blanks between. */
+static bool place_in_line(lm_str line, const char *id, char out[512]) {
+    enum { ID = 12, BEFORE_PLACE = ID + 4 + 8 + 4 + 16 + 4 };
+    for (size_t i = 4; i + BEFORE_PLACE < line.len; i++) {
+        if (memcmp(line.ptr + i - 4, "    ", 4) || memcmp(line.ptr + i, id, ID)) continue;
+        snprintf(out, 512, "%.*s", (int)(line.len - i - BEFORE_PLACE), line.ptr + i + BEFORE_PLACE);
+        return lm_path_is_dir(out);
+    }
+    return false;
+}
+
+/* The directory of the model with this digest, of a bridge with our arguments. */
+static bool find_place(bench *b, const char *digest, char out[512]) {
+    char *program = bridge_program();
+    char *argv[72] = {program};
+    size_t n = 1;
+    for (char **a = b->d.config->bridge_args; *a && n < 70; a++) argv[n++] = *a;
+    argv[n] = "list";
+    doctor_process *p = NULL;
+    lm_buf line;
+    bool found = false;
+    lm_buf_init(&line, 1u << 16);
+    if (process_start(&p, argv, true, NULL) == LM_OK)
+        while (!found && process_hear(p, b->d.config->timeout_s, &b->d.report, &line, NULL) == LM_OK)
+            found = place_in_line(lm_buf_view(&line), digest, out);
+    process_stop(p, 5);
+    lm_buf_release(&line);
+    free(program);
+    return found;
+}
+
+/* The digest of the loaded model by its name; by itself if it is the only one, since a name may be an alias.
+ */
+static bool loaded_digest(bench *b, char out[65]) {
+    doctor_result r;
+    json_t *o = wire_json(&b->d.brief, "GET", "/api/ps", NULL, &r);
+    const json_t *models = json_object_get(o, "models"), *m;
+    size_t i, n = json_array_size(models);
+    out[0] = '\0';
+    json_array_foreach(models, i, m) {
+        const char *name = json_string_value(json_object_get(m, "name"));
+        const char *digest = json_string_value(json_object_get(m, "digest"));
+        if (name && digest && strlen(digest) >= 12 && (n == 1 || !strcmp(name, b->d.model)))
+            snprintf(out, 65, "%s", digest);
+    }
+    json_decref(o);
+    return out[0] != '\0';
+}
+
+/* ---- who is there */
+
+static void absent(bench_peer *p, const doctor_result *r) {
+    snprintf(p->absent, sizeof p->absent, "%.250s (%.250s)", r->detail, r->remedy);
+}
+
+/* Whether our bridge is what answers; with its words for the table. */
+static bool meet_bridge(bench *b, doctor_result *r) {
+    doctor *d = &b->d;
+    check_reachable(d, r);
+    if (d->reachable) check_health(d, r);
+    if (d->reachable && r->state == DOCTOR_SKIPPED)
+        doctor_failed(r, "name a bridge with --url; the Ollama to compare with is --ollama URL",
+                      "%s is not mlx-ollama-bridge", d->url);
+    if (r->state != DOCTOR_PASSED) return false;
+    /* "mlx-ollama-bridge 0.1.0, backend cpu on x, no GPU, memory ..." */
+    const char *end = strstr(r->detail, ", memory"), *from = r->detail + strlen("mlx-ollama-bridge ");
+    snprintf(b->peers[OURS].version, sizeof b->peers[OURS].version, "%.*s", end ? (int)(end - from) : 100,
+             from);
+    check_models(d, r);
+    if (r->state != DOCTOR_PASSED) return false;
+    snprintf(b->peers[OURS].model, sizeof b->peers[OURS].model, "%s", d->model);
+    return true;
+}
+
+static bool is_bridge(const wire *w) {
+    doctor_result r;
+    lm_answer a;
+    if (!wire_ask(w, "GET", "/health", NULL, &a, &r)) return false;
+    bool is = a.status == 200 && strstr(a.body.ptr ? a.body.ptr : "", "\"backend\"");
+    lm_answer_release(&a);
+    return is;
+}
+
+static bool meet_ollama(bench *b, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    bench_peer *p = &b->peers[OLLAMA];
+    wire brief = b->ollama;
+    brief.timeout_s = b->d.brief.timeout_s;
+    if (!strcmp(b->ollama_url, b->d.url))
+        return doctor_failed(r, "name Ollama's with --ollama URL", "%s is our own server", b->ollama_url);
+    json_t *o = wire_json(&brief, "GET", "/api/version", NULL, r);
+    if (!o) return false;
+    const char *version = json_string_value(json_object_get(o, "version"));
+    snprintf(p->version, sizeof p->version, "%s", version ? version : "");
+    json_decref(o);
+    if (is_bridge(&brief))
+        return doctor_failed(r, "start Ollama on another port and name it with --ollama URL",
+                             "what answers at %s is mlx-ollama-bridge, not Ollama", b->ollama_url);
+    snprintf(p->model, sizeof p->model, "%s", c->ollama_model ? c->ollama_model : b->d.model);
+    json_t *body = json_pack("{s:s}", "model", p->model);
+    o = wire_json(&brief, "POST", "/api/show", body, r);
+    json_decref(body);
+    if (o) {
+        json_decref(o);
+        return true;
+    }
+    char why[256];
+    snprintf(why, sizeof why, "%.250s", r->detail);
+    return doctor_failed(r, "ollama pull the same model, or name it with --ollama-model", "%s", why);
+}
+
+static bool meet_mlx_lm(bench *b, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    bench_peer *p = &b->peers[MLX_LM];
+    char digest[65];
+    if (!bench_has_mlx_lm(b, c->mlx_lm ? c->mlx_lm : "python3", r)) return false;
+    if (c->mlx_lm_model) {
+        snprintf(p->model, sizeof p->model, "%s", c->mlx_lm_model);
+        return true;
+    }
+    if (!wire_load(&b->d.wire, b->d.model, r)) return false;
+    if (!loaded_digest(b, digest) || !find_place(b, digest, p->model))
+        return doctor_failed(r, "name it with --mlx-lm-model DIR", "the directory of %s was not found",
+                             b->d.model);
+    return true;
+}
+
+/* ---- runs */
+
+/* A run of ours; without --url in a process of its own. */
+static bool run_ours(bench *b, bench_run *out, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    if (c->url_given) {
+        char host[256];
+        uint16_t port = 0;
+        lm_address_parse(b->d.url, 0, host, &port);
+        bool here = !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
+        return bench_server(b, &b->d.wire, b->d.model, here ? process_on_port(port) : 0, 0, out, r);
+    }
+    doctor_process *p = NULL;
+    lm_err err = {0};
+    uint64_t started = lm_now_ns();
+    if (bridge_start(c, &b->d.report, &p, b->d.url, &err) != LM_OK)
+        return doctor_failed(r, "install mlx-ollama-bridge beside this program, or see its last words", "%s",
+                             err.text);
+    bool ok = bench_server(b, &b->d.wire, b->d.model, process_pid(p), started, out, r);
+    process_stop(p, STOP_S);
+    return ok;
+}
+
+static bool run_ollama(bench *b, bench_run *out, doctor_result *r) {
+    char host[256];
+    uint16_t port = 0;
+    lm_address_parse(b->ollama_url, 0, host, &port);
+    bool here = !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
+    if (!bench_server(b, &b->ollama, b->peers[OLLAMA].model, here ? process_on_port(port) : 0, 0, out, r))
+        return false;
+    return wire_unload(&b->ollama, b->peers[OLLAMA].model, r); /* its memory is the others' now */
+}
+
+static bool run_one(bench *b, bench_who who, bench_run *out, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    bench_peer *p = &b->peers[who];
+    switch (who) {
+    case OURS: return run_ours(b, out, r);
+    case OLLAMA: return run_ollama(b, out, r);
+    default: return bench_mlx_lm(b, c->mlx_lm ? c->mlx_lm : "python3", p->model, p->version, out, r);
+    }
+}
+
+/* False: ours could not be measured. A peer that fails is absent from then on. */
+static bool run_all(bench *b, doctor_result *r) {
+    for (uint32_t i = 0; i < b->d.config->repeat; i++) {
+        for (int who = 0; who < N_PEERS; who++) {
+            bench_peer *p = &b->peers[who];
+            if (p->absent[0]) continue;
+            if (!b->d.report.progress)
+                fprintf(stderr, "run %u of %u: %s\n", i + 1, b->d.config->repeat, p->name);
+            bool ok = run_one(b, who, &p->runs[p->n_runs], r);
+            report_quiet(&b->d.report);
+            if (process_interrupted() || (!ok && who == OURS)) return false;
+            if (ok) {
+                p->n_runs++;
+            } else {
+                absent(p, r);
+                p->n_runs = 0;
+            }
+        }
+    }
+    return true;
+}
+
+/* Looks who is there. Our bridge is started for that and stopped again: each run has its own. */
+static bool meet_all(bench *b, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    doctor_process *p = NULL;
+    lm_err err = {0};
+    report_begin(&b->d.report, "looking who is there");
+    if (!c->url_given && bridge_start(c, &b->d.report, &p, b->d.url, &err) != LM_OK)
+        return doctor_failed(r, "install mlx-ollama-bridge beside this program, or see its last words", "%s",
+                             err.text);
+    bool ok = meet_bridge(b, r);
+    if (ok) {
+        doctor_result why;
+        if (!meet_ollama(b, &why)) absent(&b->peers[OLLAMA], &why);
+        if (!meet_mlx_lm(b, &why)) absent(&b->peers[MLX_LM], &why);
+    }
+    process_stop(p, STOP_S);
+    report_quiet(&b->d.report);
+    return ok && !process_interrupted();
+}
+
+/* ---- the whole */
+
+static void tell(const bench *b) {
+    if (b->d.config->json) {
+        json_t *o = bench_json(b);
+        json_dumpf(o, stdout, JSON_INDENT(2));
+        putchar('\n');
+        json_decref(o);
+        return;
+    }
+    lm_buf out;
+    lm_buf_init(&out, 1u << 20);
+    bench_write_markdown(b, &out);
+    fwrite(out.ptr, 1, out.len, stdout);
+    lm_buf_release(&out);
+}
+
+/* Somebody who was asked for and could not be measured is a failure. */
+static bool all_that_were_named(const bench *b) {
+    const doctor_config *c = b->d.config;
+    return !(c->ollama_given && b->peers[OLLAMA].absent[0]) && !(c->mlx_lm && b->peers[MLX_LM].absent[0]);
+}
+
+int doctor_bench(const doctor_config *c) {
+    bench b = {.d = {.config = c}, .peers = {{.name = "mlx-ollama"}, {.name = "Ollama"}, {.name = "mlx-lm"}}};
+    lm_client *client = NULL;
+    lm_err err = {0};
+    doctor_result r = {0};
+    if (lm_client_open(&client, &err) != LM_OK) {
+        fprintf(stderr, "test-mlx-integration: %s\n", err.text);
+        return EXIT_FAILED;
+    }
+    doctor_config quiet = *c; /* results are told by the table alone */
+    quiet.json = quiet.tap = false;
+    report_open(&b.d.report, &quiet);
+    strcpy(b.d.url, c->url);
+    strcpy(b.ollama_url, c->ollama_url);
+    snprintf(b.d.model, sizeof b.d.model, "%s", c->model ? c->model : "");
+    b.d.wire = b.d.brief = (wire){client, b.d.url, c->timeout_s, &b.d.report};
+    b.ollama = (wire){client, b.ollama_url, c->timeout_s, &b.d.report};
+    if (b.d.brief.timeout_s > 10) b.d.brief.timeout_s = 10;
+    for (int i = 0; i < N_PEERS; i++) b.peers[i].runs = lm_alloc(c->repeat * sizeof(bench_run));
+    machine_name(b.machine);
+
+    bool ok = meet_all(&b, &r) && run_all(&b, &r);
+    if (ok)
+        tell(&b);
+    else if (!process_interrupted())
+        fprintf(stderr, "✗ %s\n  → %s\n", r.detail, r.remedy);
+    for (int i = 0; i < N_PEERS; i++) free(b.peers[i].runs);
+    lm_client_close(client);
+    if (process_interrupted()) return EXIT_INTERRUPTED;
+    return ok && all_that_were_named(&b) ? EXIT_PASSED : EXIT_FAILED;
+}
