@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #define N_TOKENS 16
-#define QUIET_S  20 /* for the server to notice that a client has gone */
 
 static const char prompt[] = "Count from one to ten in words.";
 
@@ -210,7 +209,7 @@ static bool leave_in_the_middle(doctor *d, doctor_result *r) {
 
 /* Until the server's own counters say that the abandoned request does not run any more. */
 static bool wait_until_quiet(doctor *d, json_int_t cancelled_before, doctor_result *r) {
-    uint64_t end = lm_now_ns() + QUIET_S * UINT64_C(1000000000);
+    uint64_t end = lm_now_ns() + d->brief.timeout_s * UINT64_C(1000000000);
     for (;;) {
         json_t *o = wire_json(&d->brief, "GET", "/health", NULL, r);
         if (!o) return false;
@@ -222,7 +221,7 @@ static bool wait_until_quiet(doctor *d, json_int_t cancelled_before, doctor_resu
         if (lm_now_ns() > end)
             return doctor_failed(
                 r, "each client that leaves costs a whole answer: report it with the server's log",
-                "the request still runs %d s after its client left", QUIET_S);
+                "the request still runs %u s after its client left", d->brief.timeout_s);
         report_tick(&d->report);
         usleep(20000);
     }

@@ -367,7 +367,8 @@ bool wire_unload(const wire *w, const char *model, doctor_result *r) {
                              "%s is not in /api/ps, although it has just been loaded for 5 minutes", model);
     if (!load_or_unload(w, json_pack("{s:s, s:i}", "model", model, "keep_alive", 0), "unload", r))
         return false;
-    uint64_t end = lm_now_ns() + UNLOAD_S * UINT64_C(1000000000);
+    uint32_t patience_s = w->timeout_s < UNLOAD_S ? w->timeout_s : UNLOAD_S;
+    uint64_t end = lm_now_ns() + patience_s * UINT64_C(1000000000);
     for (;;) {
         int now = wire_loaded(w, r);
         if (now < 0) return false;
@@ -375,7 +376,7 @@ bool wire_unload(const wire *w, const char *model, doctor_result *r) {
         if (lm_now_ns() > end)
             return doctor_failed(
                 r, "another client may hold it: try again; if not, restart the server and look at its log",
-                "%s is still in /api/ps %d s after keep_alive 0", model, UNLOAD_S);
+                "%s is still in /api/ps %u s after keep_alive 0", model, patience_s);
         report_tick(w->report);
         usleep(20000);
     }
