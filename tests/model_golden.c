@@ -1,16 +1,9 @@
 /* Every family against mlx-lm: logits and greedy tokens of tiny models made by tests/golden/make_models.py.
- *
- * The directory of models is named by LM_GOLDEN_MODELS. Tolerances are relative to the largest expected
- * logit. */
-#include "base/test.h"
-
-#include <math.h>
+ * Tolerances are relative to the largest expected logit. */
+#include "model_golden.h"
 
 #include "cpu/cpu.h"
 #include "mlx/backend.h"
-#include "model/model.h"
-
-enum { PROMPT = 40, GREEDY = 12, MIDDLE = PROMPT / 2, N_CTX = 64 };
 
 #define EXACT 1e-4 /* the reference kernels: f32 sums in another order, 6e-6 seen */
 
@@ -19,54 +12,6 @@ enum { PROMPT = 40, GREEDY = 12, MIDDLE = PROMPT / 2, N_CTX = 64 };
  * perplexity is what counts (tests/perplexity.py). */
 #define FAST     1e-1
 #define FAST_MOE 2e-1 /* a router may choose another expert when two are nearly equal */
-
-typedef struct golden {
-    char name[64];
-    const int32_t *tokens; /* (PROMPT + GREEDY) */
-    const float *logits;   /* (2, n_vocab): after MIDDLE + 1 tokens, after PROMPT */
-    uint32_t n_vocab;
-    float largest;
-} golden;
-
-static const char *models_dir(void) {
-    const char *dir = getenv("LM_GOLDEN_MODELS");
-    if (!dir || !*dir) {
-        fail_msg("LM_GOLDEN_MODELS is not set. Make the models first (python3 with numpy):\n"
-                 "  python3 " LM_SOURCE_DIR "/tests/golden/make_models.py build/golden && export "
-                 "LM_GOLDEN_MODELS=$PWD/build/golden");
-    }
-    return dir;
-}
-
-/* Case i of the file of expectations, false after the last. */
-static bool next_case(const lm_weights *w, uint32_t *i, golden *g) {
-    for (; *i < lm_weights_count(w); (*i)++) {
-        lm_view v, tokens;
-        const char *name = lm_weights_name(w, *i, &v);
-        const char *dot = strrchr(name, '.');
-        if (!dot || strcmp(dot, ".logits")) continue;
-        char of_tokens[96];
-        snprintf(g->name, sizeof g->name, "%.*s", (int)(dot - name), name);
-        snprintf(of_tokens, sizeof of_tokens, "%s.tokens", g->name);
-        assert_true(lm_weights_find(w, of_tokens, &tokens));
-        assert_int_equal(tokens.dims[0], PROMPT + GREEDY);
-        g->tokens = tokens.data;
-        g->logits = v.data;
-        g->n_vocab = (uint32_t)v.dims[1];
-        g->largest = 0;
-        for (uint64_t n = 0; n < 2ull * g->n_vocab; n++) g->largest = fmaxf(g->largest, fabsf(g->logits[n]));
-        (*i)++;
-        return true;
-    }
-    return false;
-}
-
-static lm_weights *expectations(void) {
-    lm_weights *w = NULL;
-    lm_err err = {0};
-    expect_ok(lm_weights_open(&w, LM_SOURCE_DIR "/tests/golden/models", &err), err);
-    return w;
-}
 
 /* golden.mlx is this program with MLX on its CPU device: nothing but the exact arithmetic, so "features" is
  * nothing. */
@@ -82,64 +27,7 @@ static const lm_backend *backend(void) {
 }
 
 static lm_model *open_case(const golden *g, const char *features, uint32_t n_threads) {
-    lm_model *m = NULL;
-    lm_err err = {0};
-    char dir[1024];
-    lm_model_config config = {
-        .n_threads = n_threads, .features = features, .n_ctx = N_CTX, .n_parallel = 4, .max_batch = 64};
-    snprintf(dir, sizeof dir, "%s/%s", models_dir(), g->name);
-    lm_status st = lm_model_open(&m, backend(), dir, &config, &err);
-    if (st == LM_NOT_FOUND)
-        fail_msg("%s\nMake the models: python3 " LM_SOURCE_DIR "/tests/golden/make_models.py %s", err.text,
-                 models_dir());
-    expect_ok(st, err);
-    return m;
-}
-
-static lm_seq *open_seq(lm_model *m) {
-    lm_seq *seq = NULL;
-    lm_err err = {0};
-    expect_ok(lm_model_backend(m)->seq_open(lm_model_device(m), &seq, &err), err);
-    return seq;
-}
-
-static const float *step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                         const uint32_t *rows, uint32_t n_rows) {
-    const float *logits = NULL;
-    lm_err err = {0};
-    expect_ok(lm_model_step(m, slices, n_slices, tokens, rows, n_rows, &logits, &err), err);
-    return logits;
-}
-
-/* Largest difference, relative; NaN counts as infinite. */
-static double distance(const golden *g, const float *got, const float *want) {
-    double most = 0;
-    for (uint32_t i = 0; i < g->n_vocab; i++) {
-        double d = fabs((double)got[i] - want[i]);
-        if (!(d <= most)) most = isfinite(d) ? d : (double)INFINITY;
-    }
-    return most / g->largest;
-}
-
-static double distance_rms(const golden *g, const float *got, const float *want) {
-    double off = 0, all = 0;
-    for (uint32_t i = 0; i < g->n_vocab; i++) {
-        double d = (double)got[i] - want[i];
-        off += d * d;
-        all += (double)want[i] * want[i];
-    }
-    return isfinite(off) ? sqrt(off / all) : (double)INFINITY;
-}
-
-static int32_t best(const float *logits, uint32_t n) {
-    uint32_t at = 0;
-    for (uint32_t i = 1; i < n; i++)
-        if (logits[i] > logits[at]) at = i;
-    return (int32_t)at;
-}
-
-static bool is_moe(const lm_model *m) {
-    return lm_model_get_info(m)->n_experts > 0;
+    return open_case_on(backend(), g, features, n_threads, LM_KV_F16);
 }
 
 /* The whole prompt in one step, then greedy tokens one by one. Returns 1 when something is wrong. */
