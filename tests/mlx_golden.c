@@ -14,7 +14,7 @@ static const struct {
     lm_kv_type type;
     double off, moe_off; /* a router may choose another expert */
     double same;
-} quantised[] = {{LM_KV_Q8_0, 0.06, 0.2, 0.95}, {LM_KV_Q4_0, 0.8, 0.8, 0.5}};
+} quantised[] = {{LM_KV_Q8_0, 0.06, 0.2, 0.95}, {LM_KV_Q4_0, 0.8, 1.1, 0.5}};
 
 static const lm_backend *mlx_backend(void) {
     const lm_backend *mlx = NULL;

@@ -1,4 +1,5 @@
 #include "device.h"
+#include "matmul.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +135,7 @@ static uint64_t matrix_bytes(const lm_matrix *m) {
     uint64_t bytes = rows * m->row_bytes;
     if (m->quant.kind == LM_QUANT_AFFINE)
         bytes += rows * (m->cols / m->quant.group) * 2 * lm_dtype_size(m->dtype);
-    if (m->quant.kind == LM_QUANT_MXFP4) bytes += rows * (m->cols / m->quant.group);
+    if (lm_quant_is_float(m->quant.kind)) bytes += rows * (m->cols / m->quant.group);
     return bytes;
 }
 
@@ -157,7 +158,8 @@ static lm_status cpu_linear(lm_device *dev, const lm_matrix *m, const lm_view *b
     if (!w) return lm_fail(err, LM_NO_MEMORY, "no memory for a weight's handle");
     w->m = *m;
     if (!w->m.n_experts) w->m.n_experts = 1;
-    w->act_kind = dev->k->act_kind(&w->m);
+    w->by_definition = m->quant.kind == LM_QUANT_MXFP8 || m->quant.kind == LM_QUANT_NVFP4;
+    w->act_kind = w->by_definition ? lm_act_kind_reference(&w->m) : dev->k->act_kind(&w->m);
     w->bytes = matrix_bytes(&w->m);
     if (bias) {
         uint32_t n = 0;

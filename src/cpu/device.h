@@ -16,9 +16,10 @@
 struct lm_linear {
     lm_device *dev;
     lm_matrix m;
-    float *bias;       /* (n_experts, rows) or NULL */
-    uint32_t act_kind; /* the prepared form that its products read */
-    uint64_t bytes;    /* that it adds to lm_memory.weights */
+    float *bias;        /* (n_experts, rows) or NULL */
+    uint32_t act_kind;  /* the prepared form that its products read */
+    bool by_definition; /* in a form that only the reference kernel knows, which every set then runs */
+    uint64_t bytes;     /* that it adds to lm_memory.weights */
 };
 
 struct lm_vector {
@@ -101,7 +102,8 @@ uint8_t *lm_thread_scratch(const lm_device *dev, uint32_t thread);
 typedef void lm_rows_job(void *arg, uint32_t row0, uint32_t row1, uint32_t thread);
 void lm_run_rows(lm_device *dev, lm_rows_job *job, void *arg, uint32_t n_rows, size_t row_floats);
 
-lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before, lm_step **out, lm_err *err);
+lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before,
+                      lm_step **out, lm_err *err);
 lm_status lm_op_end(lm_step *s, bool abandon, lm_err *err);
 lm_tensor *lm_op_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps);
 lm_tensor *lm_op_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);

@@ -1,6 +1,7 @@
 /* Products with weights: all weights that read one activation run as one job of the pool, cut into pieces of
  * rows of W that threads take as they come. */
 #include "device.h"
+#include "matmul.h"
 
 #include <string.h>
 
@@ -26,7 +27,8 @@ static void multiply(const lm_kernels *k, const lm_linear *w, uint32_t expert, u
                      void *scratch) {
     /* The kernel counts columns as rows of W, from 0. */
     float *origin = (float *)((uintptr_t)y - (uintptr_t)n0 * sizeof(float));
-    k->matmul(&w->m, expert, acts, act_stride, n_rows, n0, n1, origin, y_stride, scratch);
+    (w->by_definition ? lm_matmul_reference : k->matmul)(&w->m, expert, acts, act_stride, n_rows, n0, n1,
+                                                         origin, y_stride, scratch);
     if (!w->bias) return;
     const float *bias = w->bias + (size_t)expert * w->m.rows + n0;
     for (uint32_t r = 0; r < n_rows; r++) k->add_scaled(y + r * y_stride, bias, 1.0f, n1 - n0);

@@ -77,26 +77,25 @@ void make_linear(lm_device *dev, const lm_matrix *m, const lm_view *bias, lm_lin
             ? view_of(dev, m->codes, rows * m->row_bytes, stacked(m->n_experts, m->rows, m->cols), *numbers)
             : view_of(dev, m->codes, rows * m->row_bytes, stacked(m->n_experts, m->rows, width), mx::uint32);
     if (plain && on_cpu) codes = mx::astype(codes, mx::float32, dev->where);
-    auto w = std::make_unique<lm_linear>(
-        lm_linear{dev, codes, {}, {}, {}, m->quant, "affine", m->n_experts, m->rows, m->cols, 0});
+    auto w = std::make_unique<lm_linear>(lm_linear{
+        dev, codes, {}, {}, {}, m->quant, lm_quant_mode(m->quant.kind), m->n_experts, m->rows, m->cols, 0});
     std::vector<mx::array> made{w->codes};
     if (!plain) {
         uint64_t groups = m->cols / m->quant.group;
-        bool mxfp4 = m->quant.kind == LM_QUANT_MXFP4;
-        mx::Dtype type = mxfp4 ? mx::uint8 : *numbers;
+        bool floats = lm_quant_is_float(m->quant.kind); /* u8 scales, which say nothing of a type */
+        mx::Dtype type = floats ? mx::uint8 : *numbers;
         auto take = [&](const void *data) {
             mx::array a =
                 view_of(dev, data, rows * groups * type.size(), stacked(m->n_experts, m->rows, groups), type);
-            return on_cpu && !mxfp4 ? mx::astype(a, mx::float32, dev->where) : a;
+            return on_cpu && !floats ? mx::astype(a, mx::float32, dev->where) : a;
         };
         w->scales = take(m->scales);
         made.push_back(*w->scales);
-        if (mxfp4)
-            w->mode = "mxfp4";
-        else
-            made.push_back(*(w->biases = take(m->biases)));
+        if (!floats) made.push_back(*(w->biases = take(m->biases)));
     }
-    if (!dev->dtype && m->quant.kind != LM_QUANT_MXFP4) dev->dtype = on_cpu ? mx::float32 : *numbers;
+    /* As MLX itself makes numbers of the floating-point forms. */
+    mx::Dtype type = lm_quant_is_float(m->quant.kind) ? mx::bfloat16 : *numbers;
+    if (!dev->dtype) dev->dtype = on_cpu ? mx::float32 : type;
     if (bias)
         made.push_back(*(w->bias = mx::astype(numbers_of(dev, bias, stacked(m->n_experts, 1, m->rows)),
                                               dev->dtype.value_or(mx::float32), dev->where)));

@@ -5,6 +5,7 @@
  * costs nothing. */
 #include "model/graph.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -283,7 +284,7 @@ static void bind_head(binder *b) {
     m->head = linear_named(b, there ? name : "lm_head", 1, c->n_vocab, c->width, false);
 }
 
-/* "Q4_G64", "MXFP4", "BF16": the form that most parameters have. */
+/* "Q4_G64", "MXFP4", "NVFP4", "BF16": the form that most parameters have. */
 static void name_quantisation(const binder *b) {
     uint32_t most = 0;
     for (uint32_t i = 1; i < b->n_forms; i++)
@@ -291,9 +292,10 @@ static void name_quantisation(const binder *b) {
     char *out = b->m->info.quantization;
     size_t room = sizeof b->m->info.quantization;
     lm_quant_spec q = b->forms[most];
-    if (q.kind == LM_QUANT_MXFP4)
-        snprintf(out, room, "MXFP4");
-    else if (q.kind == LM_QUANT_AFFINE)
+    if (lm_quant_is_float(q.kind)) {
+        snprintf(out, room, "%s", lm_quant_mode(q.kind));
+        for (char *p = out; *p; p++) *p = (char)toupper((unsigned char)*p);
+    } else if (q.kind == LM_QUANT_AFFINE)
         snprintf(out, room, "Q%u_G%u", q.bits, q.group);
     else
         snprintf(out, room, "%s", lm_dtype_name(b->form_types[most]));

@@ -172,25 +172,22 @@ static lm_status read_spec(const json_t *o, lm_quant_spec *out, lm_err *err) {
     lm_reader r = {.o = o, .err = err};
     lm_quant_spec q = {.kind = LM_QUANT_AFFINE};
 
-    if (name && !strcmp(name, "mxfp4")) {
-        q.kind = LM_QUANT_MXFP4;
-    } else if (!name || strcmp(name, "affine")) {
+    while (q.kind < LM_QUANT_KINDS && name && strcmp(name, lm_quant_mode(q.kind))) q.kind++;
+    if (!name || q.kind == LM_QUANT_KINDS) {
         return lm_fail(err, LM_UNSUPPORTED,
-                       "quantisation mode \"%.40s\" is not known; known are affine and mxfp4",
+                       "quantisation mode \"%.40s\" is not known; known are affine, mxfp4, mxfp8 and nvfp4",
                        name ? name : "");
     }
-    bool mx = q.kind == LM_QUANT_MXFP4;
-    q.bits = lm_read_u32(&r, "bits", 1, 32, mx ? 4 : 0);
-    q.group = lm_read_u32(&r, "group_size", 1, 65536, mx ? 32 : 0);
+    lm_quant_spec only = lm_quant_float_spec(q.kind);
+    q.bits = lm_read_u32(&r, "bits", 1, 32, only.bits);
+    q.group = lm_read_u32(&r, "group_size", 1, 65536, only.group);
     if (r.st != LM_OK) return lm_fail_in(err, r.st, "quantization");
-    bool bits_ok = (q.bits >= 2 && q.bits <= 6) || q.bits == 8;
-    bool group_ok = q.group == 32 || q.group == 64 || q.group == 128;
-    if (mx ? q.bits != 4 || q.group != 32 : !bits_ok || !group_ok)
-        return lm_fail(
-            err, LM_UNSUPPORTED,
-            "%u bits in groups of %u (%s) are not supported; known are 2, 3, 4, 5, 6 and 8 bits in "
-            "groups of 32, 64 and 128, and mxfp4 in groups of 32",
-            q.bits, q.group, name);
+    if (!lm_quant_known(q))
+        return lm_fail(err, LM_UNSUPPORTED,
+                       "%u bits in groups of %u (%s) are not supported; known are affine with 2, 3, 4, 5, 6 "
+                       "and 8 bits in "
+                       "groups of 32, 64 and 128, mxfp4 and mxfp8 in groups of 32, and nvfp4 in groups of 16",
+                       q.bits, q.group, name);
     *out = q;
     return LM_OK;
 }
@@ -211,7 +208,7 @@ static void read_quant(lm_config *c, lm_reader *r) {
         const char *method = json_string_value(json_object_get(q, "quant_method"));
         if (method && !strcmp(method, "mxfp4")) {
             /* the original gpt-oss: which tensors are packed, the file says */
-            c->quant_default = (lm_quant_spec){LM_QUANT_MXFP4, 4, 32};
+            c->quant_default = lm_quant_float_spec(LM_QUANT_MXFP4);
             return;
         }
         if (method) {
@@ -239,9 +236,11 @@ static lm_status infer(const lm_view *codes, const lm_view *scales, const char *
     if (!groups || groups > cols || cols % groups || words > cols || words * 32 % cols)
         return lm_fail(err, LM_CORRUPT, "tensor %s: %llu words and %llu scales a row don't hold %u numbers",
                        path, (unsigned long long)words, (unsigned long long)groups, cols);
-    out->kind = scales->dtype == LM_U8 ? LM_QUANT_MXFP4 : LM_QUANT_AFFINE;
     out->bits = (uint32_t)(words * 32 / cols);
     out->group = (uint32_t)(cols / groups);
+    out->kind = LM_QUANT_AFFINE;
+    if (scales->dtype == LM_U8)
+        out->kind = out->bits == 8 ? LM_QUANT_MXFP8 : out->group == 16 ? LM_QUANT_NVFP4 : LM_QUANT_MXFP4;
     return LM_OK;
 }
 

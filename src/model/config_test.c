@@ -96,8 +96,14 @@ static void what_is_unknown_is_named_with_what_is_known(void **state) {
            "rope scaling \"spiral\" is not known; known are default, linear");
     refuse("{" LLAMA ",\"layer_types\":[\"full_attention\",\"linear_attention\",\"full_attention\"]}",
            LM_UNSUPPORTED, "layer 1 is of type \"linear_attention\"");
-    refuse("{" LLAMA ",\"quantization\":{\"bits\":4,\"group_size\":16,\"mode\":\"nvfp4\"}}", LM_UNSUPPORTED,
-           "mode \"nvfp4\" is not known");
+    refuse("{" LLAMA ",\"quantization\":{\"bits\":4,\"group_size\":16,\"mode\":\"int4\"}}", LM_UNSUPPORTED,
+           "mode \"int4\" is not known");
+    refuse("{" LLAMA ",\"quantization\":{\"bits\":4,\"group_size\":16,\"mode\":\"none\"}}", LM_UNSUPPORTED,
+           "mode \"none\" is not known");
+    refuse("{" LLAMA ",\"quantization\":{\"bits\":4,\"group_size\":32,\"mode\":\"nvfp4\"}}", LM_UNSUPPORTED,
+           "4 bits in groups of 32 (nvfp4)");
+    refuse("{" LLAMA ",\"quantization\":{\"bits\":4,\"mode\":\"mxfp8\"}}", LM_UNSUPPORTED,
+           "4 bits in groups of 32 (mxfp8)");
     refuse("{" LLAMA ",\"quantization\":{\"bits\":7,\"group_size\":64}}", LM_UNSUPPORTED,
            "7 bits in groups of 64");
     refuse("{" LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", LM_UNSUPPORTED,

@@ -15,7 +15,7 @@ typedef struct lm_model lm_model;
 
 typedef struct lm_model_info {
     char family[32];           /* config.json's model_type: "qwen2" */
-    char quantization[16];     /* as Ollama words it: "4-bit" forms "Q4_G64"..., "F16", "BF16", "MXFP4" */
+    char quantization[16];     /* as Ollama words it: "4-bit" forms "Q4_G64"..., "F16", "BF16", "MXFP4", "NVFP4" */
     uint64_t n_params;         /* weights counted as numbers, not as packed words */
     uint64_t weight_bytes;
     uint32_t n_layers, width, n_heads, n_kv_heads, head_dim, n_vocab;

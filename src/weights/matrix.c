@@ -42,10 +42,27 @@ static lm_status check_dims(const char *name, const char *part, const lm_view *v
     return LM_OK;
 }
 
-static bool known_spec(lm_quant_spec q) {
-    bool bits = q.bits == 2 || q.bits == 3 || q.bits == 4 || q.bits == 5 || q.bits == 6 || q.bits == 8;
-    if (q.kind == LM_QUANT_MXFP4) return q.bits == 4 && q.group == 32;
-    return bits && (q.group == 32 || q.group == 64 || q.group == 128);
+lm_quant_spec lm_quant_float_spec(lm_quant kind) {
+    switch (kind) {
+    case LM_QUANT_MXFP4: return (lm_quant_spec){kind, 4, 32};
+    case LM_QUANT_MXFP8: return (lm_quant_spec){kind, 8, 32};
+    case LM_QUANT_NVFP4: return (lm_quant_spec){kind, 4, 16};
+    default: return (lm_quant_spec){0};
+    }
+}
+
+const char *lm_quant_mode(lm_quant kind) {
+    static const char *const names[LM_QUANT_KINDS] = {"none", "affine", "mxfp4", "mxfp8", "nvfp4"};
+    return names[kind];
+}
+
+bool lm_quant_known(lm_quant_spec q) {
+    if (lm_quant_is_float(q.kind)) {
+        lm_quant_spec only = lm_quant_float_spec(q.kind);
+        return q.bits == only.bits && q.group == only.group;
+    }
+    bool bits = (q.bits >= 2 && q.bits <= 6) || q.bits == 8;
+    return q.kind == LM_QUANT_AFFINE && bits && (q.group == 32 || q.group == 64 || q.group == 128);
 }
 
 static lm_status check_scales(const char *name, const char *part, const lm_view *v, const lm_matrix *m,
@@ -58,18 +75,18 @@ static lm_status check_scales(const char *name, const char *part, const lm_view 
                        (unsigned long long)rows, (unsigned long long)width, m->rows,
                        m->cols / m->quant.group);
     }
-    if (m->quant.kind == LM_QUANT_MXFP4 ? v->dtype != LM_U8 : !is_float(v->dtype)) {
-        return lm_fail(err, LM_CORRUPT, "tensor %s.%s: %s is not a type for %s", name, part,
-                       lm_dtype_name(v->dtype), m->quant.kind == LM_QUANT_MXFP4 ? "mxfp4 scales" : "scales");
+    if (lm_quant_is_float(m->quant.kind) ? v->dtype != LM_U8 : !is_float(v->dtype)) {
+        return lm_fail(err, LM_CORRUPT, "tensor %s.%s: %s is not a type for %s scales", name, part,
+                       lm_dtype_name(v->dtype), lm_quant_mode(m->quant.kind));
     }
     return LM_OK;
 }
 
 static lm_status quantised(const lm_weights *w, const char *name, lm_quant_spec quant, const lm_view *codes,
                            const lm_view *scales, uint64_t width, lm_matrix *m, lm_err *err) {
-    if (!known_spec(quant)) {
-        return lm_fail(err, LM_UNSUPPORTED, "tensor %s: %u bits in groups of %u are not supported", name,
-                       quant.bits, quant.group);
+    if (!lm_quant_known(quant)) {
+        return lm_fail(err, LM_UNSUPPORTED, "tensor %s: %u bits in groups of %u (%s) are not supported", name,
+                       quant.bits, quant.group, lm_quant_mode(quant.kind));
     }
     if (codes->dtype != LM_U32) {
         return lm_fail(err, LM_CORRUPT, "tensor %s.weight is quantised but of type %s", name,
@@ -88,7 +105,7 @@ static lm_status quantised(const lm_weights *w, const char *name, lm_quant_spec 
     m->row_bytes = width * 4;
     m->scales = scales->data;
     lm_status st = check_scales(name, "scales", scales, m, err);
-    if (st != LM_OK || quant.kind == LM_QUANT_MXFP4) return st;
+    if (st != LM_OK || lm_quant_is_float(quant.kind)) return st;
 
     lm_view biases;
     st = find_part(w, name, "biases", &biases, err);
@@ -166,6 +183,27 @@ static uint32_t code_at(const uint8_t *row, uint64_t i, uint32_t bits) {
 static const float e2m1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
+/* E8M0, a power of two; its 255 is NaN. */
+static float e8m0(uint8_t e) {
+    return e == 255 ? NAN : ldexpf(1.0f, e - 127);
+}
+
+/* E4M3 has f16's layout with fewer bits and another bias; its 127 is NaN. */
+static float e4m3(uint32_t code) {
+    if ((code & 127) == 127) return NAN;
+    float f = lm_f16_to_f32((uint16_t)((code & 127) << 7)) * 256.0f;
+    return code & 128 ? -f : f;
+}
+
+/* Group g of a matrix: value = scale * meaning(code) + bias. */
+static float scale_of(const lm_matrix *m, uint64_t g) {
+    switch (m->quant.kind) {
+    case LM_QUANT_AFFINE: return number_at(m->scales, m->dtype, g);
+    case LM_QUANT_NVFP4: return e4m3(((const uint8_t *)m->scales)[g]);
+    default: return e8m0(((const uint8_t *)m->scales)[g]);
+    }
+}
+
 void lm_matrix_row(const lm_matrix *m, uint32_t expert, uint32_t row, float *out) {
     LM_ASSERT(expert < m->n_experts && row < m->rows);
     uint64_t r = (uint64_t)expert * m->rows + row;
@@ -177,14 +215,16 @@ void lm_matrix_row(const lm_matrix *m, uint32_t expert, uint32_t row, float *out
     }
     uint32_t group = m->quant.group;
     uint64_t first = r * (m->cols / group);
-    for (uint32_t i = 0; i < m->cols; i++) {
-        uint32_t q = code_at(codes, i, m->quant.bits);
-        uint64_t g = first + i / group;
-        if (m->quant.kind == LM_QUANT_MXFP4) {
-            uint8_t e = ((const uint8_t *)m->scales)[g];
-            out[i] = e == 255 ? NAN : e2m1[q] * ldexpf(1.0f, e - 127);
-        } else {
-            out[i] = number_at(m->scales, m->dtype, g) * (float)q + number_at(m->biases, m->dtype, g);
+    for (uint32_t at = 0; at < m->cols; at += group) {
+        float scale = scale_of(m, first + at / group), bias = 0;
+        if (m->quant.kind == LM_QUANT_AFFINE) bias = number_at(m->biases, m->dtype, first + at / group);
+        for (uint32_t i = at; i < at + group; i++) {
+            uint32_t q = code_at(codes, i, m->quant.bits);
+            switch (m->quant.kind) {
+            case LM_QUANT_AFFINE: out[i] = scale * (float)q + bias; break;
+            case LM_QUANT_MXFP8: out[i] = e4m3(q) * scale; break;
+            default: out[i] = e2m1[q] * scale; break;
+            }
         }
     }
 }

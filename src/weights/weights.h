@@ -9,6 +9,7 @@
  *     name.scales  f16|bf16|f32 (rows, cols / group)
  *     name.biases  the same shape and type       value = scale * code + bias
  * mxfp4: name.scales u8 (rows, cols / 32) E8M0 exponents, codes are E2M1, no biases (OCP MX spec 1.0).
+ * mxfp8: the same with E4M3 codes, four to a word. nvfp4: E2M1 codes, scales u8 (rows, cols / 16) are E4M3 numbers.
  *
  * Hostile files: every offset, shape and count is checked against the file before a view exists; nothing is
  * allocated in proportion to a number that the file merely claims.
@@ -54,6 +55,9 @@ typedef enum lm_quant {
     LM_QUANT_NONE,   /* codes holds plain numbers of dtype */
     LM_QUANT_AFFINE, /* bits 2,3,4,5,6,8; group 32,64,128 */
     LM_QUANT_MXFP4,  /* bits 4, group 32; scales u8 */
+    LM_QUANT_MXFP8,  /* bits 8, group 32; scales u8 */
+    LM_QUANT_NVFP4,  /* bits 4, group 16; scales u8 */
+    LM_QUANT_KINDS
 } lm_quant;
 
 typedef struct lm_quant_spec {
@@ -61,6 +65,15 @@ typedef struct lm_quant_spec {
     uint32_t bits;
     uint32_t group;
 } lm_quant_spec;
+
+const char *lm_quant_mode(lm_quant kind); /* MLX's name, as in config.json: "affine", "nvfp4"; NONE is "none" */
+bool lm_quant_known(lm_quant_spec spec);  /* whether MLX has that kind with these bits and groups */
+/* The floating-point kinds: u8 scales, no biases, one spec each. */
+static inline bool lm_quant_is_float(lm_quant kind) {
+    return kind == LM_QUANT_MXFP4 || kind == LM_QUANT_MXFP8 || kind == LM_QUANT_NVFP4;
+}
+/* The spec of such a kind; zeros for the others. */
+lm_quant_spec lm_quant_float_spec(lm_quant kind);
 
 /* A matrix (or a stack of n_experts of them) in one of the forms above; y = x · Wᵀ with x (cols), y (rows). */
 typedef struct lm_matrix {

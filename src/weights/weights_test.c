@@ -233,7 +233,9 @@ static void rows_of_every_form_are_what_mlx_dequantises(void **state) {
         lm_quant_spec spec = {LM_QUANT_NONE, 0, 0};
         char kind[16];
         if (sscanf(name, "%15[a-z0-9]_%u_%u", kind, &spec.bits, &spec.group) == 3) {
-            spec.kind = strstr(kind, "mx") ? LM_QUANT_MXFP4 : LM_QUANT_AFFINE;
+            spec.kind = strstr(kind, "nv")   ? LM_QUANT_NVFP4
+                        : strstr(kind, "mx") ? spec.bits == 8 ? LM_QUANT_MXFP8 : LM_QUANT_MXFP4
+                                             : LM_QUANT_AFFINE;
         }
         bool stack = strncmp(name, "stack", 5) == 0;
         lm_matrix m;
@@ -242,7 +244,7 @@ static void rows_of_every_form_are_what_mlx_dequantises(void **state) {
         check_rows(w, name, &m);
         forms++;
     }
-    assert_int_equal(forms, 6 * 3 * 3 + 1 + 2 + 3);
+    assert_int_equal(forms, 6 * 3 * 3 + 1 + 2 + 3 + 4);
     lm_weights_close(w);
 }
 

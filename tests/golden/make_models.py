@@ -88,11 +88,22 @@ class Weights:
         bits, group = spec["bits"], spec["group_size"]
         shape = lead + (cols * bits // 32,)
         codes = words(name, self.seed, int(np.prod(shape)), 4)
+        if spec.get("mode") == "mxfp8":
+            # E4M3 of ordinary size: exponents 4 to 7 (0.06 to 1.9), so that no code is NaN and a few don't count for all
+            codes = codes & np.uint32(0x9F9F9F9F) | np.uint32(0x20202020)
         self.tensors[name + ".weight"] = ("U32", list(shape), codes.tobytes())
         shape = lead + (cols // group,)
         u = uniform(name + ".scales", self.seed, shape)
-        if spec.get("mode") == "mxfp4":
-            exponents = np.round(np.log2(reach / 4) + u * 1.4).astype(np.int32) + 127
+        if spec.get("mode") == "nvfp4":
+            # E4M3 numbers around reach / 4
+            numbers = np.array([m * 2.0**-9 if e == 0 else (8 + m) * 2.0 ** (e - 10) for e in range(16) for m in range(8)])
+            wanted = reach / 4 * (np.float32(0.5) + np.abs(u))
+            codes = np.abs(wanted[..., None] - numbers[:127].astype(np.float32)).argmin(axis=-1)
+            self.tensors[name + ".scales"] = ("U8", list(shape), codes.astype(np.uint8).tobytes())
+            return
+        if spec.get("mode") in ("mxfp4", "mxfp8"):
+            most = 4 if spec["mode"] == "mxfp4" else 1
+            exponents = np.round(np.log2(reach / most) + u * 1.4).astype(np.int32) + 127
             self.tensors[name + ".scales"] = ("U8", list(shape), exponents.astype(np.uint8).tobytes())
             return
         top = np.float32(2**bits - 1)
@@ -254,6 +265,8 @@ def affine(bits, group, **named):
 
 
 MXFP4 = dict(bits=4, group_size=32, mode="mxfp4")
+MXFP8 = dict(bits=8, group_size=32, mode="mxfp8")
+NVFP4 = dict(bits=4, group_size=16, mode="nvfp4")
 
 
 def all_cases():
@@ -315,6 +328,11 @@ def all_cases():
     case("gpt-oss-mxfp4", base("gpt_oss", **GPT_OSS), "BF16",
          {"": MXFP4, "router": eight, "embed_tokens": eight, "lm_head": eight, "q_proj": eight, "k_proj": eight,
           "v_proj": eight, "o_proj": eight})
+
+    case("llama-mxfp8", base("llama", num_hidden_layers=2), "BF16", {"": MXFP8})
+    case("qwen2-nvfp4", base("qwen2", num_hidden_layers=2, tie_word_embeddings=True), "BF16", {"": NVFP4})
+    case("qwen3-moe-nvfp4", base("qwen3_moe", **QWEN3_MOE), "BF16", {"": NVFP4, "mlp.gate": eight})
+    case("gpt-oss-mxfp8", base("gpt_oss", **GPT_OSS), "BF16", {"": MXFP8, "router": eight, "lm_head": False})
 
     seeds = json.loads((HERE / "seeds.json").read_text()) if (HERE / "seeds.json").exists() else {}
     for c in CASES:

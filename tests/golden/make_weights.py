@@ -41,6 +41,10 @@ def main():
         plain = mx.random.normal((ROWS, COLS)).astype(dtype)
         tensors[f"plain_{label}.weight"] = plain
         tensors[f"plain_{label}.expected"] = plain.astype(mx.float32)
+    for label, spec in (("mxfp8_8_32", dict(bits=8, group_size=32)), ("nvfp4_4_16", dict(bits=4, group_size=16))):
+        mode = label[:5]
+        add(tensors, label + "_u8", mx.random.normal((ROWS, COLS)), mode=mode, **spec)
+        add(tensors, f"stack{mode[:2]}" + label[5:] + "_u8", stack, mode=mode, **spec)
     OUT.parent.mkdir(exist_ok=True)
     mx.save_safetensors(str(OUT), tensors)
 
