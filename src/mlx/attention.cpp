@@ -1,8 +1,10 @@
 /* attention.cpp - q, k and v of a step: normed, turned, appended to their sequences' arrays, attended.
  *
- * Sequences that all decode (one row each) are normed and turned together, each with its own position; the
- * products with keys and values, which differ in length, run one sequence at a time.
+ * Sequences that decode (one row each, in front of the step) are normed and turned together, each with its
+ * own position; the products with keys and values, which differ in length, run one sequence at a time.
  */
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "module.hpp"
@@ -25,34 +27,47 @@ mx::array by_head(const mx::array &x, uint32_t first, uint32_t n, uint32_t batch
                          {0, 2, 1, 3}, where);
 }
 
+const lm_turn &turn_of(lm_device *dev, const lm_attention *a) {
+    auto found = dev->turns.find(a->rope);
+    if (found != dev->turns.end()) return found->second;
+    const lm_rope *r = a->rope;
+    int half = static_cast<int>(r->n_dims / 2), dim = static_cast<int>(a->head_dim);
+    std::vector<float> wavelength(r->n_dims / 2), scale(a->head_dim, 1);
+    for (int i = 0; i < half; i++) wavelength[i] = 1 / r->inv_freq[i];
+    for (int i = 0; i < 2 * half; i++) scale[i] = r->mscale;
+    lm_turn turn{mx::array(wavelength.data(), {half}, mx::float32), {}};
+    if (r->mscale != 1) turn.scale = mx::array(scale.data(), {dim}, mx::float32);
+    return dev->turns.emplace(r, turn).first->second;
+}
+
 /* Norm and turn of (batch, heads, tokens, dim) from `position` on: a number, or one for each of the batch. */
 mx::array turned(const lm_step *s, const lm_attention *a, mx::array x, const lm_vector *norm,
                  const mx::array &position) {
     mx::Device where = s->dev->where;
     if (norm) x = mx::fast::rms_norm(x, lm_mlx_numbers(norm, x.dtype()), a->norm_eps, where);
     if (!a->rope || !a->rope->n_dims) return x;
-    int dims = static_cast<int>(a->rope->n_dims), dim = static_cast<int>(a->head_dim);
-    std::vector<float> wavelength(a->rope->n_dims / 2);
-    for (size_t i = 0; i < wavelength.size(); i++) wavelength[i] = 1 / a->rope->inv_freq[i];
-    mx::array freqs(wavelength.data(), {dims / 2}, mx::float32);
-    if (a->rope->mscale != 1) {
-        std::vector<float> factor(a->head_dim, 1);
-        for (int i = 0; i < dims; i++) factor[i] = a->rope->mscale;
-        x = mx::multiply(x, mx::astype(mx::array(factor.data(), {dim}, mx::float32), x.dtype(), where),
-                         where);
-    }
-    return mx::fast::rope(x, dims, a->rope->interleaved, std::nullopt, 1.0f, position, freqs, where);
+    const lm_turn &turn = turn_of(s->dev, a);
+    if (turn.scale) x = mx::multiply(x, mx::astype(*turn.scale, x.dtype(), where), where);
+    return mx::fast::rope(x, static_cast<int>(a->rope->n_dims), a->rope->interleaved, std::nullopt, 1.0f,
+                          position, turn.wavelengths, where);
 }
 
-/* Which of the n keys the last n_q tokens see; nothing where the last token sees all and there is but one. */
-std::optional<mx::array> mask_of(const lm_attention *a, int n_q, int n, mx::Device where) {
-    if (n_q == 1) return std::nullopt; /* keys were cut to the window */
-    mx::array rows = mx::expand_dims(mx::arange(n - n_q, n, mx::int32, where), 1, where);
-    mx::array keys = mx::expand_dims(mx::arange(0, n, mx::int32, where), 0, where);
+/* Which of the keys [first, from + n) the tokens [from, from + n) see; nothing where there is but one token,
+ * whose keys were cut to its window. The same for all layers of a kind. */
+std::optional<mx::array> mask_of(lm_step *s, int window, int from, int n, int first) {
+    mx::Device where = s->dev->where;
+    if (n == 1) return std::nullopt;
+    for (const lm_mask &m : s->masks)
+        if (m.from == from && m.n == n && m.first == first && m.window == window) return m.sees;
+    mx::array rows = mx::expand_dims(mx::arange(from, from + n, mx::int32, where), 1, where);
+    mx::array keys = mx::expand_dims(mx::arange(first, from + n, mx::int32, where), 0, where);
     mx::array sees = mx::less_equal(keys, rows, where);
-    if (!a->window) return sees;
-    mx::array oldest = mx::subtract(rows, mx::array(static_cast<int>(a->window)), where);
-    return mx::logical_and(sees, mx::greater(keys, oldest, where), where);
+    if (window) {
+        mx::array oldest = mx::subtract(rows, mx::array(window), where);
+        sees = mx::logical_and(sees, mx::greater(keys, oldest, where), where);
+    }
+    s->masks.push_back({from, n, first, window, sees});
+    return sees;
 }
 
 /* Scores (.., n_q, n) to weights, in the way that MLX's fused kernel lacks: capped first, and with sinks (kv
@@ -110,20 +125,19 @@ mx::array capped(const lm_step *s, const lm_attention *a, const mx::array &q, co
     return mx::reshape(out, {1, kv * group, n_q, dim}, where);
 }
 
-/* With plain numbers, q (1, heads, n_q, dim), keys and values (1, kv heads, n, dim). */
+/* With plain numbers, q (1, heads, n_q, dim), keys and values (1, kv heads, n, dim). causal: the mask is that
+ * and nothing else, which the kernel does faster by itself. */
 mx::array with_numbers(const lm_step *s, const lm_attention *a, const mx::array &q, const mx::array &keys,
-                       const mx::array &values) {
+                       const mx::array &values, const std::optional<mx::array> &mask, bool causal) {
     mx::Device where = s->dev->where;
-    int n_q = q.shape(2), n = keys.shape(2);
-    if (a->softcap != 0) return capped(s, a, q, keys, values, mask_of(a, n_q, n, where));
+    if (a->softcap != 0) return capped(s, a, q, keys, values, mask);
     std::optional<mx::array> sinks;
     if (a->sinks) sinks = lm_mlx_numbers(a->sinks, q.dtype());
-    if (n_q > 1 && !a->window)
-        return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, "causal", {}, sinks, false,
-                                                      where);
-    std::optional<mx::array> mask = mask_of(a, n_q, n, where);
-    return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale, mask ? "array" : "", mask, sinks,
-                                                  false, where);
+    return mx::fast::scaled_dot_product_attention(q, keys, values, a->scale,
+                                                  causal ? "causal"
+                                                  : mask ? "array"
+                                                         : "",
+                                                  causal ? std::nullopt : mask, sinks, false, where);
 }
 
 /* Appends k and v (1, kv heads, n, dim) to the sequence and attends with q; (n, heads * dim). */
@@ -131,18 +145,28 @@ mx::array attend(lm_step *s, const lm_attention *a, lm_seq *seq, const mx::array
                  const mx::array &v) {
     const lm_device *dev = s->dev;
     int n = q.shape(2), from = static_cast<int>(seq->len), to = from + n;
-    int window = static_cast<int>(a->window), first = n == 1 && window && to > window ? to - window : 0;
+    int window = a->window && static_cast<uint32_t>(to) > a->window ? static_cast<int>(a->window) : 0;
+    /* What the first token's window begins with is the oldest that anybody sees. */
+    int first = window ? std::max(0, from + 1 - window) : 0;
     auto seen = [&](lm_stored &all, const mx::array &more) {
         lm_mlx_kv_append(dev, all, more, from);
         return lm_mlx_kv_part(dev, all, first, to);
     };
     lm_stored keys = seen(seq->keys[a->layer], k), values = seen(seq->values[a->layer], v);
+    std::optional<mx::array> mask = mask_of(s, window, from, n, first);
     mx::array out = dev->kv_bits && n <= FEW_ROWS
-                        ? with_codes(s, a, q, keys, values, mask_of(a, n, to, dev->where))
+                        ? with_codes(s, a, q, keys, values, mask)
                         : with_numbers(s, a, q, lm_mlx_kv_plain(dev, keys, q.dtype()),
-                                       lm_mlx_kv_plain(dev, values, q.dtype()));
+                                       lm_mlx_kv_plain(dev, values, q.dtype()), mask, mask && !window);
     return mx::reshape(mx::transpose(out, {0, 2, 1, 3}, dev->where),
                        {n, static_cast<int>(a->n_heads * a->head_dim)}, dev->where);
+}
+
+/* Entry i of a batch. */
+mx::array entry(const mx::array &all, uint32_t i, mx::Device where) {
+    auto at = static_cast<int>(i);
+    if (all.shape(0) == 1) return all;
+    return mx::slice(all, {at, 0, 0, 0}, {at + 1, all.shape(1), all.shape(2), all.shape(3)}, where);
 }
 
 } // namespace
@@ -151,35 +175,26 @@ lm_tensor *lm_mlx_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_
                             const lm_tensor *v) {
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
-        auto n_slices = static_cast<uint32_t>(s->slices.size());
         std::vector<mx::array> out;
-        auto part = [&](const mx::array &all,
-                        uint32_t i) { /* of a batch, entry i */
-                                      mx::Shape from{static_cast<int>(i), 0, 0, 0},
-                                          to{static_cast<int>(i) + 1, all.shape(1), all.shape(2),
-                                             all.shape(3)};
-                                      return n_slices == 1 ? all : mx::slice(all, from, to, where);
+        /* Rows [first, first + n) as a batch of sequences at those positions. */
+        auto rows = [&](uint32_t first, uint32_t n, uint32_t batch, const mx::array &at) {
+            return std::array<mx::array, 3>{
+                turned(s, a, by_head(q->a, first, n, batch, a->n_heads, a->head_dim, where), a->q_norm, at),
+                turned(s, a, by_head(k->a, first, n, batch, a->n_kv_heads, a->head_dim, where), a->k_norm,
+                       at),
+                by_head(v->a, first, n, batch, a->n_kv_heads, a->head_dim, where)};
         };
-        if (s->decoding) {
-            mx::array tq = turned(s, a, by_head(q->a, 0, s->n_rows, n_slices, a->n_heads, a->head_dim, where),
-                                  a->q_norm, *s->positions);
-            mx::array tk =
-                turned(s, a, by_head(k->a, 0, s->n_rows, n_slices, a->n_kv_heads, a->head_dim, where),
-                       a->k_norm, *s->positions);
-            mx::array tv = by_head(v->a, 0, s->n_rows, n_slices, a->n_kv_heads, a->head_dim, where);
-            for (uint32_t i = 0; i < n_slices; i++)
-                out.push_back(attend(s, a, s->slices[i].seq, part(tq, i), part(tk, i), part(tv, i)));
-        } else {
-            for (uint32_t i = 0; i < n_slices; i++) {
-                uint32_t first = s->first_row[i], n = s->slices[i].n_tokens;
-                mx::array at(static_cast<int>(s->slices[i].seq->len));
-                out.push_back(attend(
-                    s, a, s->slices[i].seq,
-                    turned(s, a, by_head(q->a, first, n, 1, a->n_heads, a->head_dim, where), a->q_norm, at),
-                    turned(s, a, by_head(k->a, first, n, 1, a->n_kv_heads, a->head_dim, where), a->k_norm,
-                           at),
-                    by_head(v->a, first, n, 1, a->n_kv_heads, a->head_dim, where)));
-            }
+        if (uint32_t n = s->n_single) {
+            auto [tq, tk, tv] = rows(0, n, n, mx::slice(*s->positions, {0}, {static_cast<int>(n)}, where));
+            for (uint32_t i = 0; i < n; i++)
+                out.push_back(attend(s, a, s->slices[i].seq, entry(tq, i, where), entry(tk, i, where),
+                                     entry(tv, i, where)));
+        }
+        for (uint32_t i = s->n_single; i < s->slices.size(); i++) {
+            const lm_slice &slice = s->slices[i];
+            auto [tq, tk, tv] =
+                rows(s->first_row[i], slice.n_tokens, 1, mx::array(static_cast<int>(slice.seq->len)));
+            out.push_back(attend(s, a, slice.seq, tq, tk, tv));
         }
         return out.size() == 1 ? out[0] : mx::concatenate(out, 0, where);
     });

@@ -45,7 +45,7 @@ lm_status join(lm_step *s, const lm_slice &slice, lm_err *err) {
     s->slices.push_back(slice);
     s->first_row.push_back(s->n_rows);
     s->n_rows += slice.n_tokens;
-    s->decoding = s->decoding && slice.n_tokens == 1;
+    if (slice.n_tokens == 1 && s->n_single + 1 == s->slices.size()) s->n_single++;
     return LM_OK;
 }
 

@@ -5,6 +5,7 @@
 #include <mlx/mlx.h>
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,18 @@ extern "C" {
 }
 
 namespace mx = mlx::core;
+
+/* A rotation as MLX wants it. */
+struct lm_turn {
+    mx::array wavelengths;          /* (n_dims / 2) f32 */
+    std::optional<mx::array> scale; /* (head_dim) f32, unless it is 1 everywhere */
+};
+
+/* Which keys [first, from + n) the tokens [from, from + n) of a sequence see in layers with that window. */
+struct lm_mask {
+    int from, n, first, window; /* window 0: none */
+    mx::array sees;
+};
 
 struct lm_device {
     mx::Device where = mx::Device::cpu;
@@ -28,6 +41,7 @@ struct lm_device {
     uint32_t max_batch = 0;         /* rows of a step */
     std::optional<mx::Dtype> dtype; /* of activations: that of the first scales, f32 on the CPU device */
     bool in_step = false;
+    std::map<const lm_rope *, lm_turn> turns;
     uint64_t n_waits = 0; /* how often the host has waited for the device */
 };
 
@@ -82,11 +96,12 @@ struct lm_step {
     std::vector<lm_slice> slices;
     std::vector<uint32_t> first_row;
     uint32_t n_rows = 0;
-    bool decoding = true; /* one row for each slice */
+    uint32_t n_single = 0; /* slices of one row, before all others */
     bool computed = false;
     const lm_flight *before = nullptr;
     std::shared_ptr<lm_fate> fate;
     std::optional<mx::array> positions; /* of the slices' first rows, (n_slices) */
+    std::vector<lm_mask> masks;         /* made so far */
     std::deque<lm_tensor> tensors;
     std::vector<mx::array> read; /* what read() gave pointers into */
     lm_status status = LM_OK;
