@@ -103,7 +103,11 @@ static bool meet_ollama(bench *b, doctor_result *r) {
     if (!strcmp(b->ollama_url, b->d.url))
         return doctor_failed(r, "name Ollama's with --ollama URL", "%s is our own server", b->ollama_url);
     json_t *o = wire_json(&brief, "GET", "/api/version", NULL, r);
-    if (!o) return false;
+    if (!o) {
+        snprintf(r->remedy, sizeof r->remedy,
+                 "start it (ollama serve), or say where it is with --ollama URL");
+        return false;
+    }
     const char *version = json_string_value(json_object_get(o, "version"));
     snprintf(p->version, sizeof p->version, "%s", version ? version : "");
     json_decref(o);
@@ -149,7 +153,8 @@ static bool run_ours(bench *b, bench_run *out, doctor_result *r) {
         uint16_t port = 0;
         lm_address_parse(b->d.url, 0, host, &port);
         bool here = !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
-        return bench_server(b, &b->d.wire, b->d.model, here ? process_on_port(port) : 0, 0, out, r);
+        return bench_server(b, &b->d.wire, b->d.model, here ? process_on_port(port) : 0, 0, out, r) &&
+               wire_unload(&b->d.wire, b->d.model, r); /* its memory is the others' now */
     }
     doctor_process *p = NULL;
     lm_err err = {0};
@@ -267,6 +272,8 @@ int doctor_bench(const doctor_config *c) {
     if (b.d.brief.timeout_s > 10) b.d.brief.timeout_s = 10;
     for (int i = 0; i < N_PEERS; i++) b.peers[i].runs = lm_alloc(c->repeat * sizeof(bench_run));
     machine_name(b.machine);
+    b.turn = (uint32_t)(lm_wall_ns() / 1000000000 %
+                        100000); /* the prompts of an earlier bench are none of this one's */
 
     bool ok = meet_all(&b, &r) && run_all(&b, &r);
     if (ok)

@@ -70,7 +70,7 @@ static const char code[] =
     "}\n"
     "```\n";
 static const char greeting[] = "Say hello.";
-static const char numbers[] = "Write the numbers from one to two hundred in words, one a line.";
+static const char story[] = "Write a story of a thousand words about a lighthouse keeper and her dog.";
 
 /* A prompt that nobody has seen: its number stands at the beginning, where caches look first. */
 static char *fresh(bench *b, const char *text) {
@@ -120,7 +120,6 @@ static double answer_rate(const spoken *s) {
     return s->tokens > 1 && seconds > 0 ? (s->tokens - 1) / seconds : NAN;
 }
 
-/* first_s may hold the time until the model was loaded, from which the answer's parts are then measured. */
 static void fill(bench_run *out, const spoken *first, const spoken *prompt, const spoken *answer,
                  const spoken *review) {
     out->figure[FIGURE_FIRST] = first->first_s;
@@ -157,7 +156,7 @@ bool bench_server(bench *b, const wire *w, const char *model, int pid, uint64_t 
     begin(b, who, "prompt");
     if (!ask_server(b, w, model, code, 1, &prompt, r)) return false;
     begin(b, who, "answer");
-    if (!ask_server(b, w, model, numbers, ANSWER_TOKENS, &answer, r)) return false;
+    if (!ask_server(b, w, model, story, ANSWER_TOKENS, &answer, r)) return false;
     begin(b, who, "code review");
     if (!ask_server(b, w, model, code, ANSWER_TOKENS, &review, r)) return false;
     fill(&run, &first, &prompt, &answer, &review);
@@ -234,7 +233,7 @@ static lm_status say_job(bench *b, doctor_process *p, const char *dir, lm_err *e
     static const struct {
         const char *text;
         int n;
-    } asks[] = {{greeting, 8}, {greeting, 8}, {code, 1}, {numbers, ANSWER_TOKENS}, {code, ANSWER_TOKENS}};
+    } asks[] = {{greeting, 8}, {greeting, 8}, {code, 1}, {story, ANSWER_TOKENS}, {code, ANSWER_TOKENS}};
     json_t *list = json_array();
     for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
         char *prompt = fresh(b, asks[i].text);

@@ -190,6 +190,17 @@ static void the_connection_is_kept(void **state) {
     }
 }
 
+static void a_proxy_of_the_environment_is_not_for_this_machine(void **state) {
+    fixture *f = *state;
+    lm_answer a;
+    lm_err err = {0};
+    setenv("http_proxy", "http://192.0.2.1:9", 1); /* nobody */
+    lm_status st = ask(f, (lm_ask){.url = url_of(f, "/echo"), .total_ms = 20000}, &a, &err);
+    unsetenv("http_proxy");
+    expect_ok(st, err);
+    lm_answer_release(&a);
+}
+
 /* ---- limits */
 
 static void an_answer_over_the_limit_is_refused(void **state) {
@@ -362,6 +373,7 @@ int main(void) {
         with_fixture(the_body_of_an_error_is_kept_and_not_handed_on),
         with_fixture(a_redirect_is_an_answer_and_not_followed),
         with_fixture(the_connection_is_kept),
+        with_fixture(a_proxy_of_the_environment_is_not_for_this_machine),
         with_fixture(an_answer_over_the_limit_is_refused),
         with_fixture(silence_and_the_whole_have_their_limits),
         with_fixture(a_callback_may_leave),

@@ -76,9 +76,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def stand_in(fault=None):
     """The handler class of a server with this fault; the tests name them."""
-    state = {"loaded": False, "cancelled": 0, "told": 0}
+    state = {"loaded": False, "cancelled": 0, "told": 0, "hangs": 0}
 
     class StandIn(Handler):
+        seen = state
+
         def do_HEAD(self):
             self.reply({"error": "no"}, 500) if fault == "head-500" else self.reply(b"Ollama is running")
 
@@ -169,6 +171,7 @@ def stand_in(fault=None):
             if self.asked["stream"]:
                 return self.stream(lambda word: {"response": word})
             if fault == "generate-hang":
+                state["hangs"] += 1
                 time.sleep(30)
             if fault == "generate-500" or (fault == "leave-breaks" and state["told"]):
                 return self.reply({"error": "the model has \x1b[31mcrashed"}, 500)

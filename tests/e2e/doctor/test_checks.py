@@ -10,6 +10,7 @@ import time
 import pytest
 from known.bridge import Bridge
 
+from .conftest import PATIENCE
 from .standin import Server, stand_in
 
 CHECKS = ["reachable", "health", "head", "version", "models", "show", "unknown-model", "generate", "stream", "chat", "embed",
@@ -62,6 +63,13 @@ FAULTS = {
     "unload-reason": ("unload", "must be unload", "update"),
     "unload-stays": ("unload", "still in /api/ps", "restart"),
 }
+
+
+def wait_until(true):
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def by_name(document):
@@ -185,16 +193,14 @@ def test_wrong_usage_is_told_from_failure(doctor):
 
 
 def test_an_interrupt_ends_it_at_once(doctor):
-    with Server(stand_in("generate-hang")) as server:
+    hanging = stand_in("generate-hang")
+    with Server(hanging) as server:
         process = doctor.start("--url", server.url, stdout=-1, text=True)
-        for line in process.stdout:
-            if "does not exist" in line:  # the hanging one is next
-                break
-        time.sleep(0.2)
+        wait_until(lambda: hanging.seen["hangs"])
         process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-        assert process.wait(20) == 130
-    assert "✗" not in rest
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "✗" not in out and "✓ POST /api/show" in out
 
 
 # ---- the bridge
@@ -236,9 +242,10 @@ def test_a_bridge_without_models_says_how_to_get_one(doctor, tmp_path):
 
 
 def test_the_document_is_whole_when_it_is_interrupted(doctor):
-    with Server(stand_in("generate-hang")) as server:
+    hanging = stand_in("generate-hang")
+    with Server(hanging) as server:
         process = doctor.start("--url", server.url, "--json", stdout=-1)
-        time.sleep(1)
+        wait_until(lambda: hanging.seen["hangs"])
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
