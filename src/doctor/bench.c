@@ -109,7 +109,8 @@ static bool meet_ollama(bench *b, doctor_result *r) {
         return false;
     }
     const char *version = json_string_value(json_object_get(o, "version"));
-    snprintf(p->version, sizeof p->version, "%s", version ? version : "");
+    doctor_passed(r, "%s", version ? version : ""); /* a server's words: made harmless */
+    snprintf(p->version, sizeof p->version, "%.100s", r->detail);
     json_decref(o);
     if (is_bridge(&brief))
         return doctor_failed(r, "start Ollama on another port and name it with --ollama URL",
@@ -267,8 +268,8 @@ int doctor_bench(const doctor_config *c) {
     strcpy(b.d.url, c->url);
     strcpy(b.ollama_url, c->ollama_url);
     snprintf(b.d.model, sizeof b.d.model, "%s", c->model ? c->model : "");
-    b.d.wire = b.d.brief = (wire){client, b.d.url, c->timeout_s, &b.d.report};
-    b.ollama = (wire){client, b.ollama_url, c->timeout_s, &b.d.report};
+    b.d.wire = b.d.brief = (wire){client, b.d.url, c->timeout_s, 0, &b.d.report};
+    b.ollama = (wire){client, b.ollama_url, c->timeout_s, 0, &b.d.report};
     if (b.d.brief.timeout_s > 10) b.d.brief.timeout_s = 10;
     for (int i = 0; i < N_PEERS; i++) b.peers[i].runs = lm_alloc(c->repeat * sizeof(bench_run));
     machine_name(b.machine);

@@ -261,7 +261,8 @@ static bool hear_run(bench *b, doctor_process *p, uint64_t started_ns, char vers
         return false;
     json_t *o = hear_json(b, p, r);
     if (!o) return false;
-    snprintf(version, 128, "%s", json_string_value(json_object_get(o, "version")));
+    const char *said = json_string_value(json_object_get(o, "version"));
+    snprintf(version, 128, "%s", said ? said : "");
     json_decref(o);
     clear(out);
     fill(out, &first, &prompt, &answer, &review);

@@ -94,9 +94,10 @@ int doctor_check(const doctor_config *c) {
     report_open(&d.report, c);
     strcpy(d.url, c->url);
     snprintf(d.model, sizeof d.model, "%s", c->model ? c->model : "");
-    d.wire = (wire){client, d.url, c->timeout_s, &d.report};
+    d.wire = (wire){client, d.url, c->timeout_s, 0, &d.report};
     d.brief = d.wire;
     if (d.brief.timeout_s > BRIEF_S) d.brief.timeout_s = BRIEF_S;
+    d.brief.total_s = 3 * d.brief.timeout_s; /* also of one that sends a byte now and then */
 
     if (!c->start || start_bridge(&d, &bridge))
         for (size_t i = 0; i < sizeof checks / sizeof *checks && !process_interrupted(); i++)

@@ -18,6 +18,7 @@ typedef struct asking {
     wire_stream *stream; /* or NULL */
     const char *path, *model;
     doctor_result *r;
+    json_int_t max_events;
     lm_buf line; /* what has come of the current one */
     uint64_t started_ns;
     bool wrong; /* r says what */
@@ -65,6 +66,7 @@ static lm_status send_it(asking *k, const char *method, const char *path, const 
                 .url = url,
                 .body = lm_str_of(text),
                 .silent_ms = k->w->timeout_s * 1000,
+                .total_ms = k->w->total_s * 1000,
                 .on_wait = on_wait,
                 .on_body = on_body,
                 .ctx = k};
@@ -218,6 +220,11 @@ static bool take_event(asking *k, json_t *o) {
                       "POST %s: an error came in the middle of the answer: %s", k->path, error);
     } else if (s->last) {
         doctor_failed(k->r, REMEDY_WIRE, "POST %s: something came after the event that is done", k->path);
+    } else if (s->n_events > k->max_events) {
+        doctor_failed(
+            k->r,
+            "the server does not keep to num_predict: update it, or report it with the output of --json",
+            "POST %s: the answer does not end: %u events so far", k->path, s->n_events);
     } else if (wire_fields(k->path, o, "model:s created_at:t done:b", k->r)) {
         const char *model = json_string_value(json_object_get(o, "model"));
         const json_t *message = json_object_get(o, "message"), *in = message ? message : o;
@@ -299,6 +306,9 @@ bool wire_stream_ask(const wire *w, const char *path, const json_t *body, wire_s
     *s = (wire_stream){0};
     asking k = {.w = w, .stream = s, .path = path, .r = r};
     k.model = json_string_value(json_object_get(body, "model"));
+    /* An event has a token or more; some servers send one more for each kind of text. */
+    k.max_events =
+        16 + 2 * json_integer_value(json_object_get(json_object_get(body, "options"), "num_predict"));
     lm_buf_init(&s->text, MAX_TEXT);
     lm_buf_init(&k.line, MAX_EVENT);
     lm_answer a;

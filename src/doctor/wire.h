@@ -17,6 +17,7 @@ typedef struct wire {
     lm_client *client;
     const char *url;
     uint32_t timeout_s; /* of silence */
+    uint32_t total_s;   /* of the whole; 0: no limit */
     doctor_report *report;
 } wire;
 

@@ -118,6 +118,8 @@ def stand_in(fault=None):
         def tags(self):
             if fault == "tags-hang":
                 time.sleep(30)
+            if fault == "tags-drip":
+                return self.drip()
             if fault == "tags-null":
                 return self.reply({"models": None})
             if fault == "tags-empty":
@@ -129,6 +131,15 @@ def stand_in(fault=None):
             if fault == "tags-time":
                 model["modified_at"] = 1767225600
             self.reply({"models": [{**model, "name": "vectors:latest", "size": 10, "capabilities": ["embedding"]}, model]})
+
+        def drip(self):
+            self.begin_stream("application/json")
+            try:
+                for _ in range(100):
+                    self.chunk(b" ")
+                    time.sleep(0.3)
+            except OSError:
+                self.close_connection = True
 
         def ps(self):
             self.reply({"models": [{"name": MODEL, "model": MODEL, "digest": DIGEST}] if state["loaded"] else []})
@@ -199,7 +210,7 @@ def stand_in(fault=None):
             story = self.asked["options"]["num_predict"] > 1000
             state["told"] += story
             try:
-                for i, word in enumerate(WORDS * (500 if story else 1)):
+                for i, word in enumerate(WORDS * (500 if story or broken == "stream-endless" else 1)):
                     line = {"model": self.asked["model"], "created_at": NOW, **text(word), "done": False}
                     if i == 1 and not story:
                         if broken == "stream-dies":
