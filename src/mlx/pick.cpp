@@ -42,7 +42,7 @@ mx::array penalised(const mx::array &row, const lm_pick &p, const lm_flight *bef
     int n = static_cast<int>(p.n_recent);
     mx::array ids = lm_mlx_tokens(p.recent, p.n_recent, before, where);
     mx::array counts = mx::scatter_add(mx::zeros({row.shape(0)}, mx::float32, where), {ids},
-                                       mx::ones({n, 1}, mx::float32, where), {0}, where);
+                                       mx::ones({n, 1}, mx::float32, where), std::vector<int>{0}, where);
     mx::array repeat(p.repeat_penalty);
     mx::array x = mx::where(mx::less_equal(row, mx::array(0.0f), where), mx::multiply(row, repeat, where),
                             mx::divide(row, repeat, where), where);
