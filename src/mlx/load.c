@@ -20,6 +20,7 @@
     "-m mlx --cmake-dir)), or use --backend cpu"
 #endif
 
+typedef const char *misfit_fn(void);
 typedef const lm_backend *table_fn(bool gpu, unsigned index);
 
 static struct {
@@ -47,9 +48,14 @@ static lm_status open_module(table_fn **out, lm_err *err) {
         void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (!module)
             return lm_fail(err, LM_NOT_FOUND, "the MLX backend cannot be loaded: %s; " REMEDY, dlerror());
-        void *symbol = dlsym(module, "lm_mlx_table");
-        if (!symbol) return lm_fail(err, LM_CORRUPT, "%s is not this program's MLX backend; " REMEDY, path);
-        memcpy(out, &symbol, sizeof symbol); /* ISO C has no cast from an object to a function */
+        /* ISO C has no cast from an object to a function. */
+        void *symbol = dlsym(module, "lm_mlx_table"), *check = dlsym(module, "lm_mlx_misfit");
+        if (!symbol || !check)
+            return lm_fail(err, LM_CORRUPT, "%s is not this program's MLX backend; " REMEDY, path);
+        misfit_fn *misfit;
+        memcpy(&misfit, &check, sizeof check);
+        memcpy(out, &symbol, sizeof symbol);
+        if (misfit()) return lm_fail(err, LM_CORRUPT, "the MLX backend was %s; " REMEDY, misfit());
         return LM_OK;
     }
     return lm_fail(err, LM_NOT_FOUND, "this build has no MLX backend; " REMEDY);
@@ -62,7 +68,9 @@ lm_status lm_mlx_load(lm_mlx_where where, const lm_backend **out, lm_err *err) {
 lm_status lm_mlx_load_at(lm_mlx_where where, uint32_t index, const lm_backend **out, lm_err *err) {
     *out = NULL;
     pthread_mutex_lock(&loaded.lock);
-    lm_status st = loaded.table ? LM_OK : open_module(&loaded.table, err);
+    table_fn *table = NULL;
+    lm_status st = loaded.table ? LM_OK : open_module(&table, err);
+    if (table && st == LM_OK) loaded.table = table;
     pthread_mutex_unlock(&loaded.lock);
     if (st != LM_OK) return st;
     *out = loaded.table(where == LM_MLX_GPU, index);

@@ -160,7 +160,19 @@ void lm_mlx_leave(lm_step *s, bool ok) {
     delete s;
 }
 
-/* What load.c looks up. NULL: MLX has no such device here. */
+/* What load.c looks up first. MLX promises nothing about binaries from one version to the next: a module that
+ * was built for another one than is installed now would crash somewhere. NULL: it fits; else what differs. */
+extern "C" __attribute__((visibility("default"))) const char *lm_mlx_misfit(void) {
+#define TEXT(x)    #x
+#define VERSION(x) TEXT(x)
+    static const std::string built =
+        VERSION(MLX_VERSION_MAJOR) "." VERSION(MLX_VERSION_MINOR) "." VERSION(MLX_VERSION_PATCH);
+    static const std::string found = mx::version();
+    static const std::string text = "built for MLX " + built + ", installed is " + found;
+    return found.compare(0, built.size(), built) == 0 ? nullptr : text.c_str();
+}
+
+/* What it looks up then. NULL: MLX has no such device here. */
 extern "C" __attribute__((visibility("default"))) const lm_backend *lm_mlx_table(bool gpu, unsigned index) {
     static const lm_backend on_cpu = table<at<mx::Device::cpu, 0>>();
     if (!gpu) return index ? nullptr : &on_cpu;
