@@ -36,6 +36,7 @@ void fill(const lm_flight *f, lm_picked *out) {
 std::vector<mx::array> lm_mlx_written(const lm_step *s) {
     std::vector<mx::array> all;
     for (const lm_slice &slice : s->slices) lm_mlx_seq_arrays(slice.seq, all);
+    all.insert(all.end(), s->sent.begin(), s->sent.end());
     return all;
 }
 

@@ -104,6 +104,7 @@ struct lm_step {
     std::vector<lm_mask> masks;         /* made so far */
     std::deque<lm_tensor> tensors;
     std::vector<mx::array> read; /* what read() gave pointers into */
+    std::vector<mx::array> sent; /* to other processes: computed with the rest */
     lm_status status = LM_OK;
     lm_err err = {};
 };
@@ -212,13 +213,23 @@ void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before); /
 
 /* -- flight.cpp */
 void lm_mlx_compute_all(lm_device *dev, std::vector<mx::array> &wanted); /* waits; throws */
-std::vector<mx::array> lm_mlx_written(const lm_step *s); /* keys and values that the step has added to */
+std::vector<mx::array> lm_mlx_written(const lm_step *s); /* keys and values that the step has added to, what it sends */
 lm_status lm_mlx_launch(lm_step *s, const lm_tensor *logits, uint32_t n_out, const lm_pick *how,
                         lm_flight **out, lm_err *err);
 lm_status lm_mlx_pick(lm_flight *f, const lm_pick *how, lm_err *err);
 lm_status lm_mlx_wait(lm_flight *f, lm_picked *out, lm_err *err);
 void lm_mlx_flight_free(lm_flight *f);
 uint64_t lm_mlx_n_waits(const lm_device *dev);
+
+/* -- world.cpp */
+lm_status lm_mlx_join(const char *kind, uint32_t *rank, uint32_t *size, lm_err *err);
+lm_tensor *lm_mlx_all_sum(lm_step *s, lm_tensor *x);
+lm_tensor *lm_mlx_send(lm_step *s, lm_tensor *x, uint32_t to);
+lm_tensor *lm_mlx_receive(lm_step *s, uint32_t n_rows, uint32_t width, uint32_t from);
+/* The tokens that rank 0 has chosen, on every rank: the sum of what they have, where the others have zeros. after: the last thing
+ * of the step, so that all ranks sum in the same order. */
+mx::array lm_mlx_ids_of_all(const mx::array &ids, const mx::array &after);
+bool lm_mlx_follows(); /* this process is one above rank 0: what it computes is a part of something */
 
 /* -- attention.cpp */
 lm_tensor *lm_mlx_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k,

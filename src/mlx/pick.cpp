@@ -195,6 +195,11 @@ mx::array lm_mlx_tokens(const int32_t *tokens, uint32_t n, const lm_flight *befo
 /* Adds the choice to the graph: f->results in the order of lm_flight's names. */
 void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before) {
     mx::Device where = f->dev->where;
+    if (lm_mlx_follows()) { /* rank 0 has chosen */
+        f->results = {lm_mlx_ids_of_all(mx::zeros({static_cast<int>(f->n_out), 1}, mx::int32, where), *f->logits)};
+        f->logits.reset();
+        return;
+    }
     mx::array raw = *f->logits, logits = prepared(raw, how, f->n_out, before, where);
     mx::array ids = mx::astype(mx::argmax(logits, 1, true, where), mx::int32, where);
     if (any(how, f->n_out, [](const lm_pick &p) { return !greedy(p); })) {
@@ -203,7 +208,7 @@ void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before) {
         mx::array fixed = mx::array(flags.data(), {static_cast<int>(f->n_out), 1}, mx::bool_);
         ids = mx::where(fixed, ids, drawn(logits, how, f->n_out, where), where);
     }
-    f->results = {mx::contiguous(ids, false, where),
+    f->results = {lm_mlx_ids_of_all(mx::contiguous(ids, false, where), raw),
                   mx::contiguous(mx::max(logits, 1, true, where), false, where)};
     if (any(how, f->n_out, [](const lm_pick &p) { return p.logprobs; }))
         note_logprobs(f, raw, ids, how, where);

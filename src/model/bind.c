@@ -22,6 +22,7 @@ typedef struct binder {
     lm_quant_spec forms[16];
     lm_dtype form_types[16];
     uint32_t n_forms;
+    bool ours; /* what is bound now is this rank's: handles are made, bytes counted */
 } binder;
 
 LM_PRINTF(2, 3) static void name_of(char out[NAME_BYTES], const char *format, ...) {
@@ -56,18 +57,73 @@ static void note_form(binder *b, const lm_matrix *w, uint64_t n) {
     b->by_form[i] += n;
 }
 
-static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view *bias) {
+static uint64_t bytes_of(const lm_matrix *w) {
+    uint64_t rows = (uint64_t)w->n_experts * w->rows;
+    if (w->quant.kind == LM_QUANT_NONE) return rows * w->row_bytes;
+    uint64_t scales = rows * (w->cols / w->quant.group);
+    return rows * w->row_bytes +
+           scales * (w->quant.kind == LM_QUANT_AFFINE ? 2 * lm_dtype_size(w->dtype) : 1);
+}
+
+static bool list_room(binder *b, void **list, uint32_t n, uint32_t *room) {
+    if (grow(list, n, room)) return true;
+    b->st = lm_fail(b->err, LM_NO_MEMORY, "no memory for the list of weights");
+    return false;
+}
+
+/* Memory that the model frees with everything else. False: none. */
+static bool keep_cut(binder *b, void *memory) {
     lm_model *m = b->m;
-    uint64_t n = (uint64_t)w->rows * w->cols * w->n_experts;
-    m->info.n_params += n;
-    note_form(b, w, n);
-    if (!m->backend) return NULL;
-    if (!grow((void **)&m->linears, m->n_linears, &m->room_linears)) {
-        b->st = lm_fail(b->err, LM_NO_MEMORY, "no memory for the list of weights");
-        return NULL;
+    if (!memory) return true;
+    if (!list_room(b, (void **)&m->cuts, m->n_cuts, &m->room_cuts)) {
+        free(memory);
+        return false;
     }
+    m->cuts[m->n_cuts++] = memory;
+    return true;
+}
+
+/* Of a bias (rows) or (n_experts, rows) the rows of the part. */
+static bool cut_bias(binder *b, const lm_view *v, uint32_t n_experts, const lm_part *part, lm_view *out) {
+    uint64_t size = lm_dtype_size(v->dtype), rows = v->dims[v->n_dims - 1], n = part->n_rows;
+    const char *from = (const char *)v->data + part->first_row * size;
+    *out = *v;
+    out->dims[v->n_dims - 1] = n;
+    out->bytes = n_experts * n * size;
+    out->data = from;
+    if (n_experts == 1 || n == rows) return true;
+    char *copy = malloc(out->bytes);
+    if (!copy) {
+        b->st = lm_fail(b->err, LM_NO_MEMORY, "no memory for %llu bytes of biases",
+                        (unsigned long long)out->bytes);
+        return false;
+    }
+    for (uint64_t e = 0; e < n_experts; e++) memcpy(copy + e * n * size, from + e * rows * size, n * size);
+    out->data = copy;
+    return keep_cut(b, copy);
+}
+
+static const lm_linear *make_linear(binder *b, const lm_matrix *w, const lm_view *bias) {
+    lm_model *m = b->m;
+    if (!list_room(b, (void **)&m->linears, m->n_linears, &m->room_linears)) return NULL;
     b->st = m->backend->linear(m->device, w, bias, &m->linears[m->n_linears], b->err);
     return b->st == LM_OK ? m->linears[m->n_linears++] : NULL;
+}
+
+/* part NULL: all of it. */
+static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view *bias, const lm_part *part) {
+    lm_model *m = b->m;
+    if (!b->ours) return NULL;
+    m->share_bytes += part ? bytes_of(w) * part->n_rows / w->rows * part->n_cols / w->cols : bytes_of(w);
+    if (!m->backend) return NULL;
+    if (!part) return make_linear(b, w, bias);
+    lm_matrix cut;
+    lm_view some;
+    void *memory = NULL;
+    b->st = lm_matrix_cut(w, part, &cut, &memory, b->err);
+    if (b->st != LM_OK || !keep_cut(b, memory)) return NULL;
+    if (bias && !cut_bias(b, bias, w->n_experts, part, &some)) return NULL;
+    return make_linear(b, &cut, bias ? &some : NULL);
 }
 
 static bool has(binder *b, const char *name, const char *part) {
@@ -96,28 +152,75 @@ static bool find_bias(binder *b, const char *name, const lm_matrix *w, bool requ
     return true;
 }
 
-/* name.weight with whatever scales and bias stand beside it. */
-static const lm_linear *linear_named(binder *b, const char *name, uint32_t n_experts, uint32_t rows,
-                                     uint32_t cols, bool bias) {
-    lm_quant_spec quant;
+/* A weight as the file has it: name.weight with whatever scales and bias stand beside it. */
+typedef struct found {
     lm_matrix w;
-    lm_view v;
+    lm_view bias;
+    bool has_bias;
+} found;
+
+static bool find_linear(binder *b, const char *name, uint32_t n_experts, uint32_t rows, uint32_t cols,
+                        bool bias, found *out) {
+    lm_quant_spec quant;
     if (b->st == LM_OK) b->st = lm_config_quant(&b->m->config, b->m->weights, name, cols, &quant, b->err);
     if (b->st == LM_OK)
-        b->st = lm_weights_matrix(b->m->weights, name, quant, n_experts, rows, cols, &w, b->err);
+        b->st = lm_weights_matrix(b->m->weights, name, quant, n_experts, rows, cols, &out->w, b->err);
     if (b->st == LM_NOT_FOUND) b->st = lm_fail_in(b->err, LM_CORRUPT, "incomplete model");
-    if (b->st != LM_OK) return NULL;
-    bool there = find_bias(b, name, &w, bias, &v);
-    return b->st == LM_OK ? add_linear(b, &w, there ? &v : NULL) : NULL;
+    if (b->st != LM_OK) return false;
+    out->has_bias = find_bias(b, name, &out->w, bias, &out->bias);
+    if (b->st != LM_OK) return false;
+    uint64_t n = (uint64_t)out->w.rows * out->w.cols * out->w.n_experts;
+    b->m->info.n_params += n;
+    note_form(b, &out->w, n);
+    return true;
 }
 
-static const lm_linear *linear(binder *b, const char *part, uint32_t rows, uint32_t cols, bool bias) {
+static bool find_in_layer(binder *b, const char *part, uint32_t rows, uint32_t cols, bool bias, found *out) {
     char name[NAME_BYTES];
     name_of(name, "%s.%s", b->layer, part);
-    return linear_named(b, name, 1, rows, cols, bias);
+    return find_linear(b, name, 1, rows, cols, bias, out);
 }
 
-static const lm_vector *vector_named(binder *b, const char *name, uint32_t n, float offset) {
+static const lm_linear *linear_named(binder *b, const char *name, uint32_t n_experts, uint32_t rows,
+                                     uint32_t cols, bool bias) {
+    found f;
+    if (!find_linear(b, name, n_experts, rows, cols, bias, &f)) return NULL;
+    return add_linear(b, &f.w, f.has_bias ? &f.bias : NULL, NULL);
+}
+
+/* ---- a rank's part of a weight. Without others, or in a pipeline, that is all of it. */
+
+/* Rows [first, first + n) of f. */
+static const lm_linear *rows_of(binder *b, const found *f, uint32_t first, uint32_t n) {
+    lm_part part = {.first_row = first, .n_rows = n, .n_cols = f->w.cols};
+    bool all = n == f->w.rows;
+    if (b->st != LM_OK) return NULL;
+    return add_linear(b, &f->w, f->has_bias ? &f->bias : NULL, all ? NULL : &part);
+}
+
+/* Columns likewise. Every rank's product is a part of the sum, and one of them brings the bias. */
+static const lm_linear *columns_of(binder *b, const found *f, uint32_t first, uint32_t n) {
+    lm_part part = {.n_rows = f->w.rows, .first_col = first, .n_cols = n};
+    bool all = n == f->w.cols, bias = f->has_bias && (all || b->m->share.rank == 0);
+    if (b->st != LM_OK) return NULL;
+    return add_linear(b, &f->w, bias ? &f->bias : NULL, all ? NULL : &part);
+}
+
+/* Which of the inner columns of an MLP are this rank's; `down` may be cut between its groups only. */
+static bool inner_columns(binder *b, const found *down, const char *what, uint32_t *first, uint32_t *n) {
+    const lm_matrix *w = &down->w;
+    *first = 0;
+    *n = w->cols;
+    if (b->st != LM_OK) return false;
+    if (!lm_share_tensor(&b->m->share)) return true;
+    uint32_t unit = w->quant.kind == LM_QUANT_NONE ? 1 : w->quant.group;
+    b->st = lm_share_of(&b->m->share, w->cols, unit, what, first, n, b->err);
+    return b->st == LM_OK;
+}
+
+/* Of the n numbers of a vector [first, first + n_ours). */
+static const lm_vector *vector_part(binder *b, const char *name, uint32_t n, uint32_t first, uint32_t n_ours,
+                                    float offset) {
     lm_model *m = b->m;
     lm_view v;
     if (b->st != LM_OK) return NULL;
@@ -130,13 +233,18 @@ static const lm_vector *vector_named(binder *b, const char *name, uint32_t n, fl
         return NULL;
     }
     m->info.n_params += n;
-    if (!m->backend) return NULL;
-    if (!grow((void **)&m->vectors, m->n_vectors, &m->room_vectors)) {
-        b->st = lm_fail(b->err, LM_NO_MEMORY, "no memory for the list of weights");
-        return NULL;
-    }
+    if (!b->ours) return NULL;
+    v.data = (const char *)v.data + (uint64_t)first * lm_dtype_size(v.dtype);
+    v.dims[0] = n_ours;
+    v.bytes = (uint64_t)n_ours * lm_dtype_size(v.dtype);
+    m->share_bytes += v.bytes;
+    if (!m->backend || !list_room(b, (void **)&m->vectors, m->n_vectors, &m->room_vectors)) return NULL;
     b->st = m->backend->vector(m->device, &v, offset, &m->vectors[m->n_vectors], b->err);
     return b->st == LM_OK ? m->vectors[m->n_vectors++] : NULL;
+}
+
+static const lm_vector *vector_named(binder *b, const char *name, uint32_t n, float offset) {
+    return vector_part(b, name, n, 0, n, offset);
 }
 
 static const lm_vector *vector(binder *b, const char *part, uint32_t n, float offset) {
@@ -151,6 +259,24 @@ static float norm_offset(const lm_config *c) {
     return c->family->flags & LM_FAM_NORM_PLUS_1 ? 1.0f : 0.0f;
 }
 
+/* Whether no rank's heads end inside a quantisation group of o. */
+static bool heads_fit(binder *b, const found *o) {
+    const lm_model *m = b->m;
+    if (!lm_share_tensor(&m->share) || o->w.quant.kind == LM_QUANT_NONE) return true;
+    for (uint32_t r = 0; r < m->share.size && b->st == LM_OK; r++) {
+        lm_share other;
+        lm_world world = {.rank = r, .size = m->share.size};
+        b->st = lm_share_plan(&m->config, &world, LM_SPLIT_TENSOR, &other, b->err);
+        if (b->st == LM_OK && other.first_head * m->config.head_dim % o->w.quant.group)
+            b->st = lm_fail(b->err, LM_UNSUPPORTED,
+                            "rank %u's heads begin inside a quantisation group of %u: use --distributed-mode "
+                            "pipeline, or "
+                            "another number of ranks",
+                            r, o->w.quant.group);
+    }
+    return b->st == LM_OK;
+}
+
 static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
     const lm_config *c = &b->m->config;
     uint32_t flags = c->family->flags;
@@ -160,22 +286,33 @@ static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
     bool o_bias = flags & LM_FAM_QKV_BIAS ? flags & LM_FAM_O_BIAS : c->attention_bias;
     float offset = norm_offset(c);
 
+    const lm_share *s = &b->m->share;
+    uint32_t q_first = s->first_head * c->head_dim, q_ours = s->n_heads * c->head_dim;
+    uint32_t kv_first = s->first_kv_head * c->head_dim, kv_ours = s->n_kv_heads * c->head_dim;
+    found f;
+
     if (flags & LM_FAM_FUSED_QKV) {
-        l->n_qkv = 1;
-        l->qkv[0] = linear(b, "self_attn.qkv_proj", q + 2 * kv, c->width, bias);
+        if (find_in_layer(b, "self_attn.qkv_proj", q + 2 * kv, c->width, bias, &f)) {
+            l->n_qkv = lm_share_tensor(s) ? 3 : 1;
+            l->qkv[0] = rows_of(b, &f, q_first, l->n_qkv == 1 ? f.w.rows : q_ours);
+            if (l->n_qkv == 3) l->qkv[1] = rows_of(b, &f, q + kv_first, kv_ours);
+            if (l->n_qkv == 3) l->qkv[2] = rows_of(b, &f, q + kv + kv_first, kv_ours);
+        }
     } else {
+        static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
         l->n_qkv = 3;
-        l->qkv[0] = linear(b, "self_attn.q_proj", q, c->width, bias);
-        l->qkv[1] = linear(b, "self_attn.k_proj", kv, c->width, bias);
-        l->qkv[2] = linear(b, "self_attn.v_proj", kv, c->width, bias);
+        for (int i = 0; i < 3; i++)
+            if (find_in_layer(b, names[i], i ? kv : q, c->width, bias, &f))
+                l->qkv[i] = rows_of(b, &f, i ? kv_first : q_first, i ? kv_ours : q_ours);
     }
-    l->o = linear(b, "self_attn.o_proj", c->width, q, o_bias);
+    if (find_in_layer(b, "self_attn.o_proj", c->width, q, o_bias, &f) && heads_fit(b, &f))
+        l->o = columns_of(b, &f, q_first, q_ours);
     if (flags & LM_FAM_WIDE_NORM) {
         l->wide_q_norm = vector(b, "self_attn.q_norm.weight", q, offset);
         l->wide_k_norm = vector(b, "self_attn.k_norm.weight", kv, offset);
     }
-    l->attention.n_heads = c->n_heads;
-    l->attention.n_kv_heads = c->n_kv_heads;
+    l->attention.n_heads = s->n_heads;
+    l->attention.n_kv_heads = s->n_kv_heads;
     l->attention.head_dim = c->head_dim;
     l->attention.scale = c->attention_scale;
     l->attention.softcap = c->attention_cap;
@@ -186,7 +323,11 @@ static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
         l->attention.q_norm = vector(b, "self_attn.q_norm.weight", c->head_dim, offset);
         l->attention.k_norm = vector(b, "self_attn.k_norm.weight", c->head_dim, offset);
     }
-    if (flags & LM_FAM_SINKS) l->attention.sinks = vector(b, "self_attn.sinks", c->n_heads, 0);
+    if (flags & LM_FAM_SINKS) {
+        char name[NAME_BYTES];
+        name_of(name, "%s.self_attn.sinks", b->layer);
+        l->attention.sinks = vector_part(b, name, c->n_heads, s->first_head, s->n_heads, 0);
+    }
 }
 
 /* The same tensor names mean different places in different families: post_attention_layernorm stands before
@@ -211,14 +352,26 @@ static void bind_norms(binder *b, lm_layer *l) {
 
 static void bind_mlp(binder *b, lm_layer *l) {
     const lm_config *c = &b->m->config;
+    found f, down;
+    uint32_t first = 0, n = 0;
     l->mlp.act = c->family->act;
-    if (c->family->flags & LM_FAM_FUSED_GATE_UP) {
-        l->mlp.fused = linear(b, "mlp.gate_up_proj", 2 * c->ffn, c->width, c->mlp_bias);
-    } else {
-        l->mlp.gate = linear(b, "mlp.gate_proj", c->ffn, c->width, c->mlp_bias);
-        l->mlp.up = linear(b, "mlp.up_proj", c->ffn, c->width, c->mlp_bias);
+    if (!find_in_layer(b, "mlp.down_proj", c->width, c->ffn, c->mlp_bias, &down) ||
+        !inner_columns(b, &down, "the MLP", &first, &n))
+        return;
+    if (!(c->family->flags & LM_FAM_FUSED_GATE_UP)) {
+        if (find_in_layer(b, "mlp.gate_proj", c->ffn, c->width, c->mlp_bias, &f))
+            l->mlp.gate = rows_of(b, &f, first, n);
+        if (find_in_layer(b, "mlp.up_proj", c->ffn, c->width, c->mlp_bias, &f))
+            l->mlp.up = rows_of(b, &f, first, n);
+    } else if (find_in_layer(b, "mlp.gate_up_proj", 2 * c->ffn, c->width, c->mlp_bias, &f)) {
+        if (n == c->ffn) {
+            l->mlp.fused = rows_of(b, &f, 0, 2 * n);
+        } else {
+            l->mlp.gate = rows_of(b, &f, first, n);
+            l->mlp.up = rows_of(b, &f, c->ffn + first, n);
+        }
     }
-    l->mlp.down = linear(b, "mlp.down_proj", c->width, c->ffn, c->mlp_bias);
+    l->mlp.down = columns_of(b, &down, first, n);
 }
 
 static void bind_moe(binder *b, lm_layer *l) {
@@ -242,20 +395,21 @@ static void bind_moe(binder *b, lm_layer *l) {
     l->moe.softmax_first = n->softmax_first;
     l->moe.renorm = c->renorm;
     l->moe.experts.act = c->family->act;
-    l->moe.router = linear(b, name, c->n_experts, c->width, bias);
-    struct {
-        const char *part;
-        const lm_linear **to;
-        uint32_t rows, cols;
-    } parts[] = {
-        {"gate_proj", &l->moe.experts.gate, c->expert_ffn, c->width},
-        {"up_proj", &l->moe.experts.up, c->expert_ffn, c->width},
-        {"down_proj", &l->moe.experts.down, c->width, c->expert_ffn},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        name_of(name, "%s.%s.%s.%s", b->layer, n->block, n->experts, parts[i].part);
-        *parts[i].to = linear_named(b, name, c->n_experts, parts[i].rows, parts[i].cols, bias);
-    }
+    found f, down;
+    uint32_t first = 0, n_ours = 0, ffn = c->expert_ffn;
+    if (find_in_layer(b, name, c->n_experts, c->width, bias, &f))
+        l->moe.router = rows_of(b, &f, 0, c->n_experts);
+    name_of(name, "%s.%s.%s.down_proj", b->layer, n->block, n->experts);
+    if (!find_linear(b, name, c->n_experts, c->width, ffn, bias, &down) ||
+        !inner_columns(b, &down, "the experts", &first, &n_ours))
+        return;
+    l->moe.experts.down = columns_of(b, &down, first, n_ours);
+    name_of(name, "%s.%s.%s.gate_proj", b->layer, n->block, n->experts);
+    if (find_linear(b, name, c->n_experts, ffn, c->width, bias, &f))
+        l->moe.experts.gate = rows_of(b, &f, first, n_ours);
+    name_of(name, "%s.%s.%s.up_proj", b->layer, n->block, n->experts);
+    if (find_linear(b, name, c->n_experts, ffn, c->width, bias, &f))
+        l->moe.experts.up = rows_of(b, &f, first, n_ours);
 }
 
 /* ---- the whole */
@@ -277,6 +431,7 @@ static void bind_head(binder *b) {
     const char *name = has(b, "lm_head", ".weight") ? "lm_head" : "language_model.lm_head";
     bool there = has(b, name, ".weight");
 
+    b->ours = m->share.rank == 0; /* which alone chooses tokens */
     if (c->tied == 1 || (c->tied == -1 && !there)) {
         m->head = m->embed;
         return;
@@ -308,11 +463,15 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
 
     find_prefix(&b);
     name_of(name, "%sembed_tokens", b.prefix);
+    bool tied = c->tied == 1 || (c->tied == -1 && !has(&b, "lm_head", ".weight") &&
+                                 !has(&b, "language_model.lm_head", ".weight"));
+    b.ours = m->share.first_layer == 0 || (tied && m->share.rank == 0);
     m->embed = linear_named(&b, name, 1, c->n_vocab, c->width, false);
     for (uint32_t i = 0; i < c->n_layers && b.st == LM_OK; i++) {
         lm_layer *l = &m->layers[i];
         name_of(b.layer, "%slayers.%u", b.prefix, i);
-        l->attention.layer = i;
+        b.ours = lm_share_has_layer(&m->share, i);
+        l->attention.layer = b.ours ? i - m->share.first_layer : 0;
         bind_norms(&b, l);
         bind_attention(&b, l, &c->layers[i]);
         if (c->layers[i].moe)
@@ -321,6 +480,7 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
             bind_mlp(&b, l);
     }
     name_of(name, "%snorm.weight", b.prefix);
+    b.ours = m->share.rank == 0;
     m->final_norm = vector_named(&b, name, c->width, norm_offset(c));
     if (b.st == LM_OK) bind_head(&b);
     if (b.st == LM_OK) name_quantisation(&b);

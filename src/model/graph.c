@@ -33,6 +33,11 @@ static lm_tensor *attend(const lm_model *m, lm_step *s, const lm_layer *l, lm_te
     return b->attention(s, &l->attention, qkv[0], qkv[1], qkv[2]);
 }
 
+/* What a half gave, from the parts of it that the ranks have. */
+static lm_tensor *together(const lm_model *m, lm_step *s, lm_tensor *y) {
+    return lm_share_tensor(&m->share) ? m->backend->all_sum(s, y) : y;
+}
+
 /* Both halves after attention: a is what it gave for the rows of x. */
 static lm_tensor *finish(const lm_model *m, lm_step *s, const lm_layer *l, lm_tensor *x, const lm_tensor *a) {
     const lm_backend *b = m->backend;
@@ -40,9 +45,10 @@ static lm_tensor *finish(const lm_model *m, lm_step *s, const lm_layer *l, lm_te
     lm_tensor *y = NULL;
 
     b->linears(s, a, &l->o, 1, &y);
+    y = together(m, s, y);
     x = b->add(s, x, norm(m, s, y, l->after_attention), scale);
     y = norm(m, s, x, l->before_mlp);
-    y = l->is_moe ? b->moe(s, y, &l->moe) : b->mlp(s, y, &l->mlp);
+    y = together(m, s, l->is_moe ? b->moe(s, y, &l->moe) : b->mlp(s, y, &l->mlp));
     return b->add(s, x, norm(m, s, y, l->after_mlp), scale);
 }
 
@@ -56,11 +62,15 @@ static bool all_in_order(const uint32_t *rows, uint32_t n_rows, uint32_t n_token
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
                         const uint32_t *out_rows, uint32_t n_out) {
     const lm_backend *b = m->backend;
-    uint32_t last = m->config.n_layers - 1;
-    lm_tensor *x = b->embed(s, m->embed, tokens, n_tokens, m->config.embed_scale);
+    const lm_share *h = &m->share;
+    uint32_t last = h->first_layer + h->n_layers - 1;
+    bool ends = last + 1 == m->config.n_layers;
+    lm_tensor *x = h->first_layer == 0 ? b->embed(s, m->embed, tokens, n_tokens, m->config.embed_scale)
+                                       : b->receive(s, n_tokens, m->config.width, h->rank + 1);
 
-    for (uint32_t i = 0; i < last; i++)
+    for (uint32_t i = h->first_layer; i < last + !ends; i++)
         x = b->keep(s, finish(m, s, &m->layers[i], x, attend(m, s, &m->layers[i], x)));
+    if (!ends) return b->send(s, x, h->rank - 1);
 
     lm_tensor *a = attend(m, s, &m->layers[last], x);
     if (n_out == 0) return NULL;
@@ -68,7 +78,9 @@ lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, ui
         a = b->rows(s, a, out_rows, n_out);
         x = b->rows(s, x, out_rows, n_out);
     }
-    x = norm(m, s, finish(m, s, &m->layers[last], x, a), m->final_norm);
+    x = finish(m, s, &m->layers[last], x, a);
+    if (h->rank > 0) return x; /* rank 0 alone chooses tokens */
+    x = norm(m, s, x, m->final_norm);
 
     lm_tensor *logits = NULL;
     b->linears(s, x, &m->head, 1, &logits);

@@ -8,6 +8,12 @@
 
 #include "model/config.h"
 #include "model/model.h"
+#include "model/split.h"
+
+enum {
+    LM_MAX_FLIGHTS = 8, /* computed ahead at a time; the scheduler has two */
+    LM_MAX_SEQS = 1 << 16,
+};
 
 /* One layer. NULL: the family has no such thing. */
 typedef struct lm_layer {
@@ -30,6 +36,9 @@ struct lm_model {
     const lm_backend *backend; /* NULL while a directory is only inspected: no handles are made then */
     lm_device *device;
     uint32_t n_ctx, max_batch;
+    const lm_world *world; /* NULL: alone */
+    lm_share share;
+    uint64_t share_bytes; /* of weights: what of them is this rank's */
 
     const lm_linear *embed, *head; /* the same when tied */
     const lm_vector *final_norm;
@@ -42,6 +51,15 @@ struct lm_model {
     lm_vector **vectors;
     uint32_t n_vectors, room_vectors;
 
+    void **cuts; /* parts of weights that had to be copied */
+    uint32_t n_cuts, room_cuts;
+
+    /* rank 0 of several: what the others know by number, NULL where a number is free */
+    lm_seq **seqs;
+    uint32_t n_seqs;
+    lm_flight *flights[LM_MAX_FLIGHTS];
+    lm_buf frame;
+
     float *logits; /* of the last step, (logits_room) floats; grows with the rows asked for */
     size_t logits_room;
 };
@@ -50,8 +68,34 @@ struct lm_model {
  * parameters into m->info. LM_CORRUPT names what is missing. */
 lm_status lm_model_bind(lm_model *m, lm_err *err) LM_CHECKED;
 
-/* The forward pass: the logits of out_rows, (n_out, n_vocab); NULL when n_out is 0. */
+/* The forward pass: the logits of out_rows, (n_out, n_vocab); NULL when n_out is 0. On ranks above 0 whatever
+ * is the last that they do, or NULL. */
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
                         const uint32_t *out_rows, uint32_t n_out);
+
+/* ---- model.c, for follow.c */
+
+/* Opens rank `world->rank`'s share; split is not AUTO. */
+lm_status lm_model_open_share(lm_model **out, const lm_backend *backend, const char *dir,
+                              const lm_model_config *config, lm_split split, lm_err *err) LM_CHECKED;
+
+/* ---- mirror.c: rank 0 tells the others. All of it does nothing for a model that is alone. */
+
+static inline const lm_mirror *lm_mirror_of(const lm_model *m) {
+    return m->world ? m->world->mirror : NULL;
+}
+lm_status lm_mirror_open(lm_model *m, const char *dir, const lm_model_config *config, lm_err *err) LM_CHECKED;
+void lm_mirror_close(lm_model *m);
+/* The numbers of sequences and flights that the others know. Room for one more: LM_BUSY. */
+lm_status lm_mirror_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                         const uint32_t *out_rows, uint32_t n_out, lm_err *err) LM_CHECKED;
+/* *slot: where the flight is to be entered. */
+lm_status lm_mirror_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                           const uint32_t *out_rows, uint32_t n_out, const lm_flight *before, bool picks,
+                           uint32_t *slot, lm_err *err) LM_CHECKED;
+lm_status lm_mirror_pick(lm_model *m, const lm_flight *f, lm_err *err) LM_CHECKED;
+void lm_mirror_flight_free(lm_model *m, const lm_flight *f);
+/* What was told could not be done here. */
+void lm_mirror_broken(lm_model *m, const lm_err *err);
 
 #endif

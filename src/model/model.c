@@ -7,18 +7,21 @@
 
 #include "model/graph.h"
 
+enum { MAX_FRAME = 4 << 20 };   /* bytes: a step of the most rows and sequences takes a quarter of that */
 enum { KV_SLACK_TOKENS = 256 }; /* a sequence's last page is partly used, and a fork copies one */
 
 /* ---- sizes */
 
 /* The device that runs the model, with room for all its sequences. */
-static lm_device_config device_for(const lm_config *c, const lm_backend *backend,
+static lm_device_config device_for(const lm_model *m, const lm_backend *backend,
                                    const lm_model_config *config) {
     lm_device_config d = {
         .n_threads = config->n_threads,
         .features = config->features,
         .max_batch = config->max_batch,
-        .kv = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim},
+        .kv = {.n_layers = m->share.n_layers,
+               .n_kv_heads = m->share.n_kv_heads,
+               .head_dim = m->config.head_dim},
         .kv_type = config->kv_type,
     };
     uint64_t tokens = ((uint64_t)config->n_ctx + KV_SLACK_TOKENS - 1) / KV_SLACK_TOKENS * KV_SLACK_TOKENS;
@@ -70,9 +73,10 @@ static void fill_info(lm_model *m) {
     }
 }
 
-/* Config and weights found and checked; handles too when a backend and a device are set. */
-static lm_status load(lm_model *m, const char *dir, lm_err *err) {
+/* Config and weights found and checked, this rank's share known. */
+static lm_status load(lm_model *m, const char *dir, const lm_world *world, lm_split split, lm_err *err) {
     lm_status st = lm_config_load(&m->config, dir, err);
+    if (st == LM_OK) st = lm_share_plan(&m->config, world, split, &m->share, err);
     if (st == LM_OK) st = lm_weights_open(&m->weights, dir, err);
     if (st != LM_OK) return st;
     m->layers = lm_try_alloc(m->config.n_layers, sizeof *m->layers);
@@ -82,19 +86,25 @@ static lm_status load(lm_model *m, const char *dir, lm_err *err) {
 }
 
 static lm_status open_device(lm_model *m, const lm_model_config *config, lm_err *err) {
-    lm_device_config d = device_for(&m->config, m->backend, config);
+    lm_device_config d = device_for(m, m->backend, config);
+    if (m->share.rank) d.kv_bytes = UINT64_MAX; /* what fits is decided on rank 0 */
     return m->backend->open(&m->device, &d, err);
 }
 
-lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir,
-                        const lm_model_config *config, lm_err *err) {
+lm_status lm_model_open_share(lm_model **out, const lm_backend *backend, const char *dir,
+                              const lm_model_config *config, lm_split split, lm_err *err) {
     lm_status st = check_config(config, err);
     if (st != LM_OK) return st;
+    if (config->world && !backend->all_sum)
+        return lm_fail(err, LM_UNSUPPORTED,
+                       "the %s backend computes alone: use --backend mlx with --distributed", backend->name);
     lm_model *m = lm_alloc(sizeof *m);
     m->backend = backend;
+    m->world = config->world;
     m->n_ctx = config->n_ctx;
     m->max_batch = config->max_batch;
-    st = load(m, dir, err);
+    lm_buf_init(&m->frame, MAX_FRAME);
+    st = load(m, dir, config->world, split, err);
     if (st == LM_OK) st = open_device(m, config, err);
     if (st != LM_OK) goto done;
     for (int i = 0; i < LM_ROPE_COUNT; i++)
@@ -104,7 +114,7 @@ lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *d
     if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
     lm_backend_info device;
     backend->info(&device);
-    if (st == LM_OK && device.copies_weights)
+    if (st == LM_OK && (device.copies_weights || m->n_cuts))
         lm_weights_drop(m->weights); /* or they would be in memory twice */
 done:
     if (st == LM_OK)
@@ -114,8 +124,55 @@ done:
     return st;
 }
 
+/* What loading would bind, without a backend: *out is the caller's to close. */
+static lm_status look(lm_model **out, const char *dir, const lm_world *world, lm_split split, lm_err *err) {
+    lm_model *m = lm_alloc(sizeof *m);
+    lm_status st = load(m, dir, world, split, err);
+    if (st == LM_OK) {
+        st = lm_model_bind(m, err);
+        if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
+    }
+    if (st == LM_OK)
+        *out = m;
+    else
+        lm_model_close(m);
+    return st;
+}
+
+/* The same with the split that is possible: AUTO tries tensor first. */
+static lm_status look_auto(lm_model **out, const char *dir, const lm_world *world, lm_err *err) {
+    lm_split split = world ? world->split : LM_SPLIT_AUTO;
+    lm_status st = look(out, dir, world, split == LM_SPLIT_AUTO ? LM_SPLIT_TENSOR : split, err);
+    if (st != LM_UNSUPPORTED || split != LM_SPLIT_AUTO || !world) return st;
+    return look(out, dir, world, LM_SPLIT_PIPELINE, err);
+}
+
+lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir,
+                        const lm_model_config *config, lm_err *err) {
+    lm_split split = LM_SPLIT_TENSOR;
+    lm_model *m = NULL;
+    lm_status st = LM_OK;
+    if (config->world) {
+        if ((st = look_auto(&m, dir, config->world, err)) != LM_OK) return st;
+        split = m->share.split;
+        lm_model_close(m);
+    }
+    st = lm_model_open_share(&m, backend, dir, config, split, err);
+    if (st != LM_OK || !lm_mirror_of(m)) {
+        if (st == LM_OK) *out = m;
+        return st;
+    }
+    st = lm_mirror_open(m, dir, config, err);
+    if (st == LM_OK)
+        *out = m;
+    else
+        lm_model_close(m);
+    return st;
+}
+
 void lm_model_close(lm_model *m) {
     if (!m) return;
+    lm_mirror_close(m);
     for (uint32_t i = 0; i < m->n_linears; i++) m->backend->linear_free(m->linears[i]);
     for (uint32_t i = 0; i < m->n_vectors; i++) m->backend->vector_free(m->vectors[i]);
     if (m->backend) m->backend->close(m->device);
@@ -123,18 +180,18 @@ void lm_model_close(lm_model *m) {
     lm_config_release(&m->config);
     free(m->linears);
     free(m->vectors);
+    for (uint32_t i = 0; i < m->n_cuts; i++) free(m->cuts[i]);
+    free(m->cuts);
+    free(m->seqs);
+    lm_buf_release(&m->frame);
     free(m->layers);
     free(m->logits);
     free(m);
 }
 
 lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
-    lm_model *m = lm_alloc(sizeof *m);
-    lm_status st = load(m, dir, err);
-    if (st == LM_OK) {
-        st = lm_model_bind(m, err);
-        if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
-    }
+    lm_model *m = NULL;
+    lm_status st = look(&m, dir, NULL, LM_SPLIT_TENSOR, err);
     if (st == LM_OK) *out = m->info;
     lm_model_close(m);
     return st;
@@ -144,10 +201,16 @@ lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm
                             uint64_t *bytes, lm_err *err) {
     lm_status st = check_config(config, err);
     if (st != LM_OK) return st;
-    lm_model *m = lm_alloc(sizeof *m);
-    st = load(m, dir, err);
+    lm_model *m = NULL;
+    if (config->world) {
+        st = look_auto(&m, dir, config->world, err);
+    } else {
+        m = lm_alloc(sizeof *m);
+        st = load(m, dir, NULL, LM_SPLIT_TENSOR, err);
+    }
     if (st == LM_OK)
-        *bytes = m->info.weight_bytes + device_for(&m->config, backend, config).kv_bytes +
+        *bytes = (config->world ? m->share_bytes : m->info.weight_bytes) +
+                 device_for(m, backend, config).kv_bytes +
                  scratch_bytes(&m->config, config);
     lm_model_close(m);
     return st;
@@ -163,6 +226,10 @@ const lm_backend *lm_model_backend(const lm_model *m) {
 
 lm_device *lm_model_device(const lm_model *m) {
     return m->device;
+}
+
+lm_split lm_model_split(const lm_model *m) {
+    return m->share.split;
 }
 
 /* ---- a step */
@@ -210,38 +277,49 @@ static lm_status logits_room(lm_model *m, uint32_t n_out, lm_err *err) {
     return LM_OK;
 }
 
-/* A step with its graph recorded (or computed): *x holds the logits of out_rows, NULL when n_out is 0 or when
- * an op has failed. least_token: that LM_FROM_BEFORE may go down to. */
-static lm_status run_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                          const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
-                          int32_t least_token, lm_step **s, lm_tensor **x, lm_err *err) {
+/* A step that everything has been checked for, and the place of each sequence reserved. */
+static lm_status begin_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                            const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
+                            uint32_t *n_tokens, lm_step **s, lm_err *err) {
     const lm_backend *b = m->backend;
-    uint32_t n_tokens = 0;
-    lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, least_token, &n_tokens, err);
+    int32_t least = before ? LM_FROM_BEFORE(m->max_batch) : 0;
+    lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, least, n_tokens, err);
     for (uint32_t i = 0; i < n_slices && st == LM_OK; i++)
         st = b->seq_reserve(slices[i].seq, slices[i].n_tokens, err);
-    if (st == LM_OK) st = b->begin(m->device, slices, n_slices, before, s, err);
-    if (st == LM_OK) *x = lm_graph_run(m, *s, tokens, n_tokens, out_rows, n_out);
-    return st;
+    return st == LM_OK ? b->begin(m->device, slices, n_slices, before, s, err) : st;
+}
+
+/* The step is over, nothing of it counts; says why. */
+static lm_status give_up(lm_model *m, lm_step *s, lm_err *err) {
+    lm_err why = *err;
+    (void)m->backend->end(s, true, err);
+    *err = why;
+    return why.status;
 }
 
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                         const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
     const lm_backend *b = m->backend;
+    bool chooses = m->share.rank == 0 && n_out; /* the others have no logits */
+    uint32_t n_tokens = 0;
     lm_step *s = NULL;
-    lm_tensor *x = NULL;
     /* More rows than that are refused below. */
-    lm_status st = logits_room(m, n_out < m->max_batch ? n_out : m->max_batch, err);
-    if (st == LM_OK) st = run_step(m, slices, n_slices, tokens, out_rows, n_out, NULL, 0, &s, &x, err);
+    lm_status st = chooses ? logits_room(m, n_out < m->max_batch ? n_out : m->max_batch, err) : LM_OK;
+    if (st == LM_OK) st = begin_step(m, slices, n_slices, tokens, out_rows, n_out, NULL, &n_tokens, &s, err);
     if (st != LM_OK) return st;
+    if (lm_mirror_step(m, slices, n_slices, tokens, out_rows, n_out, err) != LM_OK) return give_up(m, s, err);
 
+    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
     const float *numbers = x ? b->read(s, x) : NULL;
     /* The backend's numbers end with the step, the caller's live until the next one. */
-    if (numbers) memcpy(m->logits, numbers, (size_t)n_out * m->config.n_vocab * sizeof *numbers);
-    bool lost = n_out && !numbers;
+    if (numbers && chooses) memcpy(m->logits, numbers, (size_t)n_out * m->config.n_vocab * sizeof *numbers);
+    bool lost = (chooses || x) && !numbers;
     st = b->end(s, lost, err);
     if (st == LM_OK && lost) st = lm_fail(err, LM_INTERNAL, "the backend gave no logits");
-    if (st == LM_OK) *logits = n_out ? m->logits : NULL;
+    if (st == LM_OK)
+        *logits = chooses ? m->logits : NULL;
+    else
+        lm_mirror_broken(m, err);
     return st;
 }
 
@@ -254,21 +332,36 @@ bool lm_model_computes_ahead(const lm_model *m) {
 lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                           const uint32_t *out_rows, uint32_t n_out, const lm_flight *before,
                           const lm_pick *how, lm_flight **out, lm_err *err) {
+    uint32_t n_tokens = 0, slot = 0;
     lm_step *s = NULL;
-    lm_tensor *x = NULL;
-    int32_t least = before ? LM_FROM_BEFORE(m->max_batch) : 0;
-    lm_status st = run_step(m, slices, n_slices, tokens, out_rows, n_out, before, least, &s, &x, err);
-    return st == LM_OK ? m->backend->launch(s, x, n_out, how, out, err) : st;
+    lm_status st = begin_step(m, slices, n_slices, tokens, out_rows, n_out, before, &n_tokens, &s, err);
+    if (st != LM_OK) return st;
+    st = lm_mirror_launch(m, slices, n_slices, tokens, out_rows, n_out, before, how, &slot, err);
+    if (st != LM_OK) return give_up(m, s, err);
+    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
+    st = m->backend->launch(s, x, n_out, how, out, err);
+    if (st != LM_OK)
+        lm_mirror_broken(m, err);
+    else if (lm_mirror_of(m))
+        m->flights[slot] = *out;
+    return st;
 }
 
 lm_status lm_model_pick(lm_model *m, lm_flight *f, const lm_pick *how, lm_err *err) {
-    return m->backend->pick(f, how, err);
+    lm_status st = lm_mirror_pick(m, f, err);
+    if (st != LM_OK) return st;
+    st = m->backend->pick(f, how, err);
+    if (st != LM_OK) lm_mirror_broken(m, err);
+    return st;
 }
 
 lm_status lm_model_wait(lm_model *m, lm_flight *f, lm_picked *picked, lm_err *err) {
-    return m->backend->wait(f, picked, err);
+    lm_status st = m->backend->wait(f, picked, err);
+    if (st != LM_OK) lm_mirror_broken(m, err);
+    return st;
 }
 
 void lm_model_flight_free(lm_model *m, lm_flight *f) {
+    lm_mirror_flight_free(m, f);
     m->backend->flight_free(f);
 }

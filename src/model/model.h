@@ -29,6 +29,27 @@ typedef struct lm_model_info {
  * and the ones that are known). */
 lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) LM_CHECKED;
 
+/* ---- one of several processes that hold parts of a model (see split.h) */
+
+typedef enum lm_split { LM_SPLIT_AUTO, LM_SPLIT_TENSOR, LM_SPLIT_PIPELINE } lm_split;
+
+/* How what rank 0 does with its model reaches the others, which do the same with theirs (lm_follower_do). */
+typedef struct lm_mirror {
+    void *ctx;
+    /* Sends a frame to every other rank; in order, without waiting. */
+    lm_status (*tell)(void *ctx, const void *frame, size_t n, lm_err *err);
+    /* Waits until every other rank has answered the last frame; the first failure of one is the result. */
+    lm_status (*answers)(void *ctx, lm_err *err);
+    /* Rank 0 could not do what it has told the others: the ranks are out of step for good. */
+    void (*broken)(void *ctx, const char *why);
+} lm_mirror;
+
+typedef struct lm_world {
+    uint32_t rank, size;
+    lm_split split;          /* AUTO: tensor where the model can be split so */
+    const lm_mirror *mirror; /* of rank 0; the others have none */
+} lm_world;
+
 typedef struct lm_model_config {
     uint32_t n_threads;    /* 0: all */
     const char *features;  /* as lm_device_config.features */
@@ -36,9 +57,10 @@ typedef struct lm_model_config {
     uint32_t n_parallel;   /* sequences at a time */
     uint32_t max_batch;    /* rows of one step, 512 is usual */
     lm_kv_type kv_type;
+    const lm_world *world; /* NULL: alone; outlives the model */
 } lm_model_config;
 
-/* What loading this would take (weights + kv at n_ctx * n_parallel + step scratch), in bytes. Nothing is loaded. */
+/* What loading this would take here (this rank's share of the weights + kv at n_ctx * n_parallel + step scratch), in bytes. Nothing is loaded. */
 lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) LM_CHECKED;
 
 lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir, const lm_model_config *config, lm_err *err)
@@ -46,7 +68,15 @@ lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *d
 void lm_model_close(lm_model *m); /* every sequence must be closed; NULL allowed */
 const lm_model_info *lm_model_get_info(const lm_model *m);
 const lm_backend *lm_model_backend(const lm_model *m);
-lm_device *lm_model_device(const lm_model *m); /* for sequences: lm_model_backend(m)->seq_open(...) */
+lm_device *lm_model_device(const lm_model *m);
+lm_split lm_model_split(const lm_model *m); /* TENSOR or PIPELINE; means nothing to a model that is alone */
+
+/* ---- sequences: as the backend's calls of these names, on every rank. seq_reserve and seq_len are the backend's own. */
+
+lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) LM_CHECKED;
+void lm_model_seq_close(lm_model *m, lm_seq *seq); /* NULL allowed */
+void lm_model_seq_trim(lm_model *m, lm_seq *seq, uint32_t n_tokens);
+lm_status lm_model_seq_fork(lm_model *m, lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err) LM_CHECKED;
 
 /* One step over a ragged batch. tokens: those of all slices, back to back. out_rows: n_out rows (indices into tokens)
  * whose logits are wanted. LM_OK: *logits is (n_out, n_vocab) f32, valid until the next call with this model, NULL when n_out is 0. On failure
@@ -67,5 +97,14 @@ lm_status lm_model_pick(lm_model *m, lm_flight *f, const lm_pick *how, lm_err *e
 /* picked: (n_out), valid until the flight is freed. */
 lm_status lm_model_wait(lm_model *m, lm_flight *f, lm_picked *picked, lm_err *err) LM_CHECKED;
 void lm_model_flight_free(lm_model *m, lm_flight *f);
+
+/* ---- the other ranks */
+
+typedef struct lm_follower lm_follower;
+lm_follower *lm_follower_new(const lm_backend *backend, const lm_world *world); /* both outlive it */
+void lm_follower_free(lm_follower *f);                                          /* NULL allowed */
+/* Does what a frame says. *answers: rank 0 waits for an answer to it, whatever the result. A failure where it doesn't: this rank is
+ * out of step and must end. Frames may be anything: LM_CORRUPT. */
+lm_status lm_follower_do(lm_follower *f, const void *frame, size_t n, bool *answers, lm_err *err) LM_CHECKED;
 
 #endif

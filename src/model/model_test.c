@@ -145,7 +145,7 @@ static void biases_that_the_family_needs_are_asked_for(void **state) {
                 "model.layers.0.self_attn.q_proj.bias is missing");
     put_config("{\"model_type\":\"llama\",\"mlp_bias\":true," CONFIG "}");
     expect_fail(lm_model_inspect(test_dir(), &info, &err), LM_CORRUPT, err,
-                "model.layers.0.mlp.gate_proj.bias is missing");
+                "model.layers.0.mlp.down_proj.bias is missing");
 }
 
 static void shapes_must_be_those_of_the_config(void **state) {

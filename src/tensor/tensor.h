@@ -219,6 +219,19 @@ typedef struct lm_backend {
     /* x * scale, then cap * tanh(x / cap) unless cap is 0 */
     lm_tensor *(*scale)(lm_step *s, lm_tensor *x, float scale, float cap);
 
+    /* -- several processes that compute one model together, each with its part of the weights (model/split.h). All of it is NULL
+     * where a backend knows no others (CPU). Every process must call these in the same order; when one is gone, what waits for it
+     * may wait for ever. */
+
+    /* Meets the others, once and before a device is open, as the environment says (MLX_RANK, MLX_HOSTFILE ...). kind: "ring", "mpi",
+     * "jaccl", "nccl". May wait for ever, too. */
+    lm_status (*join)(const char *kind, uint32_t *rank, uint32_t *size, lm_err *err);
+    /* The sum of every rank's x, the same bits on all. */
+    lm_tensor *(*all_sum)(lm_step *s, lm_tensor *x);
+    /* x goes to a neighbour, which receives it. What send gives need not be used: the step's end computes it. */
+    lm_tensor *(*send)(lm_step *s, lm_tensor *x, uint32_t to);
+    lm_tensor *(*receive)(lm_step *s, uint32_t n_rows, uint32_t width, uint32_t from);
+
     /* Computes what is left and gives the numbers: (n_rows, width) row-major f32, valid until end(). NULL after a
      * failure in the step: end() tells. The one synchronisation of a step. */
     const float *(*read)(lm_step *s, const lm_tensor *x);
