@@ -180,6 +180,21 @@ static void ollama_status(lm_call *call) {
     lm_http_reply(call->x, 200, TYPE_JSON, LM_STR("{\"cloud\":{\"disabled\":true,\"source\":\"config\"}}"));
 }
 
+/* The other ranks, where there are some. */
+static void write_cluster(lm_buf *b, const lm_engine_stats *s) {
+    static const char *const modes[] = {"auto", "tensor", "pipeline"};
+    if (!s->world_size) return;
+    lm_buf_printf(b, ",\"cluster\":{\"size\":%u,\"mode\":\"%s\",\"ring\":\"%s\",\"lost\":[", s->world_size,
+                  modes[s->split], s->lost ? "lost" : "ok");
+    if (s->lost) lm_buf_printf(b, "%u", s->lost_rank);
+    lm_buf_char(b, ']');
+    if (s->lost) {
+        lm_buf_text(b, ",\"error\":");
+        lm_json_write_string(b, lm_str_of(s->lost_text));
+    }
+    lm_buf_char(b, '}');
+}
+
 static void health(lm_call *call) {
     lm_engine_stats s = {0};
     lm_engine_get_stats(call->api->config.engine, &s);
@@ -187,18 +202,20 @@ static void health(lm_call *call) {
     lm_buf_init(&b, 16384);
     lm_buf_printf(
         &b,
-        "{\"status\":\"ok\",\"version\":\"%s\",\"models\":%u,\"running\":%u,\"waiting\":%u,\"requests\":%llu,"
+        "{\"status\":\"%s\",\"version\":\"%s\",\"models\":%u,\"running\":%u,\"waiting\":%u,\"requests\":%llu,"
         "\"failed\":%llu,\"cancelled\":%llu,\"prompt_tokens\":%llu,\"eval_tokens\":%llu,\"backend\":\"%s\","
         "\"device\":",
-        call->api->config.version, s.n_models, s.n_running, s.n_waiting, (unsigned long long)s.n_requests,
-        (unsigned long long)s.n_failed, (unsigned long long)s.n_cancelled,
+        s.lost ? "lost" : "ok", call->api->config.version, s.n_models, s.n_running, s.n_waiting,
+        (unsigned long long)s.n_requests, (unsigned long long)s.n_failed, (unsigned long long)s.n_cancelled,
         (unsigned long long)s.n_prompt_tokens, (unsigned long long)s.n_eval_tokens, s.backend);
     lm_json_write_string(&b, lm_str_of(s.device.device));
     const char *devices = call->api->config.devices;
-    lm_buf_printf(&b, ",\"gpu\":%s,\"memory_budget\":%llu,\"kv_cache_type\":\"%s\",\"devices\":%s}",
+    lm_buf_printf(&b, ",\"gpu\":%s,\"memory_budget\":%llu,\"kv_cache_type\":\"%s\",\"devices\":%s",
                   s.device.gpu ? "true" : "false", (unsigned long long)s.memory_budget,
                   lm_kv_type_name(s.kv_type), devices ? devices : "[]");
-    lm_reply_json(call, 200, &b);
+    write_cluster(&b, &s);
+    lm_buf_char(&b, '}');
+    lm_reply_json(call, s.lost ? 503 : 200, &b);
     lm_buf_release(&b);
 }
 

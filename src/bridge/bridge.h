@@ -4,6 +4,7 @@
 #define LM_BRIDGE_H
 
 #include "base/base.h"
+#include "model/model.h"
 #include "tensor/tensor.h"
 
 /* What the program's exit says; --help repeats it. */
@@ -37,6 +38,9 @@ typedef struct bridge_config {
     int64_t drain_ns;
     const char *origins;
     bool verbose;
+    const char *distributed; /* the hostfile, NULL: alone */
+    lm_split distributed_mode;
+    uint16_t distributed_port; /* 0: as it fits */
 } bridge_config;
 
 /* Defaults, then the environment, then the command line. LM_INVALID: says what is wrong and what would be
@@ -55,6 +59,9 @@ void bridge_devices_json(const lm_backend *chosen, lm_buf *out);
 
 int bridge_list_devices(const bridge_config *config);
 int bridge_serve(const bridge_config *config);
+/* ---- cluster.c: one of several ranks */
+bool bridge_follows(const bridge_config *config); /* a rank above 0 */
+int bridge_follow(const bridge_config *config);
 int bridge_import(const bridge_config *config);
 int bridge_list(const bridge_config *config);
 

@@ -37,6 +37,14 @@ void bridge_usage(void) {
         "  --cpu-features SET   force a set of CPU kernels: reference, portable, avx2, avx512, "
         "avx512-bf16,\n"
         "                       neon, neon-dotprod, neon-i8mm (the best this processor runs)\n"
+        "  --distributed FILE   compute with several processes, on GPUs of this machine or on several "
+        "machines: a "
+        "hostfile\n"
+        "                       as mlx.launch takes it, this process is rank 0 and starts the others (ssh)\n"
+        "  --distributed-mode M how a model is dealt out: tensor (each has a part of every layer), pipeline "
+        "(each has\n"
+        "                       some layers), or auto: tensor where the model allows it (auto)\n"
+        "  --distributed-port N first port of the connections between the processes (32323)\n"
         "  --threads N          threads for arithmetic (all cores)\n"
         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
         "  --verbose            log more\n"
@@ -54,6 +62,7 @@ void bridge_usage(void) {
         "  OLLAMA_KV_CACHE_TYPE      as --kv-cache-type\n"
         "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
         "  OLLAMA_DEBUG              1: as --verbose\n"
+        "  MLX_BRIDGE_SECRET         what all ranks of --distributed know, when mlx.launch starts them\n"
         "\n"
         "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
         "in use).");
@@ -163,6 +172,9 @@ enum {
     KV_CACHE_TYPE,
     LIST_DEVICES,
     JSON,
+    DISTRIBUTED,
+    DISTRIBUTED_MODE,
+    DISTRIBUTED_PORT,
     HELP,
     VERSION
 };
@@ -183,6 +195,9 @@ static const struct option options[] = {
     {"kv-cache-type", required_argument, NULL, KV_CACHE_TYPE},
     {"list-devices", no_argument, NULL, LIST_DEVICES},
     {"json", no_argument, NULL, JSON},
+    {"distributed", required_argument, NULL, DISTRIBUTED},
+    {"distributed-mode", required_argument, NULL, DISTRIBUTED_MODE},
+    {"distributed-port", required_argument, NULL, DISTRIBUTED_PORT},
     {NULL, 0, NULL, 0},
 };
 
@@ -234,6 +249,19 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
     case KV_CACHE_TYPE: return kv_type("--kv-cache-type", lm_str_of(value), &c->kv_type, err);
     case LIST_DEVICES: c->command = BRIDGE_DEVICES; break;
     case JSON: c->json = true; break;
+    case DISTRIBUTED:
+        c->distributed = value;
+        if (c->backend == BACKEND_AUTO) c->backend = BACKEND_MLX; /* nothing else can */
+        break;
+    case DISTRIBUTED_MODE:
+        st =
+            one_of("--distributed-mode", value, (const char *const[]){"auto", "tensor", "pipeline"}, &n, err);
+        c->distributed_mode = n;
+        break;
+    case DISTRIBUTED_PORT:
+        st = number("--distributed-port", value, 65535, &n, err);
+        c->distributed_port = (uint16_t)n;
+        break;
     case CPU_FEATURES: c->cpu_features = value; break;
     case THREADS:
         st = number("--threads", value, 1024, &n, err);

@@ -15,7 +15,7 @@ int main(int argc, char **argv) {
     switch (config.command) {
     case BRIDGE_HELP: bridge_usage(); break;
     case BRIDGE_VERSION: printf("mlx-ollama-bridge %s\n", LM_VERSION); break;
-    case BRIDGE_SERVE: code = bridge_serve(&config); break;
+    case BRIDGE_SERVE: code = bridge_follows(&config) ? bridge_follow(&config) : bridge_serve(&config); break;
     case BRIDGE_IMPORT: code = bridge_import(&config); break;
     case BRIDGE_DEVICES: code = bridge_list_devices(&config); break;
     case BRIDGE_LIST: code = bridge_list(&config); break;

@@ -1,6 +1,7 @@
 /* serve.c - the server's life: open everything from the bottom up, wait for a signal, drain, close from the
  * top down. */
 #include "bridge/bridge.h"
+#include "bridge/cluster.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,7 +27,8 @@ typedef struct bridge {
     lm_engine *engine;
     lm_api *api;
     lm_server *server;
-    lm_buf devices; /* JSON, for /health */
+    bridge_cluster *cluster; /* NULL: alone */
+    lm_buf devices;          /* JSON, for /health */
 } bridge;
 
 static const lm_route *const tables[] = {lm_ollama_routes, lm_health_routes, NULL};
@@ -88,7 +90,9 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
     if (st != LM_OK) return st;
 
     const lm_backend *backend = NULL;
+    if (b->cluster && (st = bridge_cluster_prepare(c, b->cluster, err)) != LM_OK) return st;
     if ((st = bridge_choose_backend(c, &backend, err)) != LM_OK) return st;
+    if (b->cluster && (st = bridge_cluster_start(c, b->cluster, backend, err)) != LM_OK) return st;
     lm_engine_config engine = {.backend = backend,
                                .cpu_features = c->cpu_features,
                                .n_threads = c->n_threads,
@@ -97,9 +101,11 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
                                .max_models = c->max_models,
                                .default_ctx = c->default_ctx,
                                .keep_alive_ns = c->keep_alive_ns,
-                               .kv_type = kv_type_for(backend, c->kv_type)};
+                               .kv_type = kv_type_for(backend, c->kv_type),
+                               .world = b->cluster ? &b->cluster->world : NULL};
     st = lm_engine_open(&b->engine, &engine, err);
     if (st != LM_OK) return st;
+    if (b->cluster) bridge_cluster_serves(b->cluster, b->engine);
 
     bridge_devices_json(backend, &b->devices);
     lm_api_config api = {.engine = b->engine,
@@ -151,6 +157,14 @@ static void drain(bridge *b, int64_t drain_ns) {
     wait_for_answers(b, FLUSH_NS);
 }
 
+/* The others go home. Threads of MLX's may wait for a rank that has gone, so nothing of ours is waited for,
+ * or tidied up. */
+LM_NORETURN static void end_cluster(bridge *b, int code) {
+    bridge_cluster_end(b->cluster);
+    lm_log(LM_LOG_INFO, "stopped", NULL);
+    _exit(code);
+}
+
 int bridge_serve(const bridge_config *c) {
     /* All threads inherit this mask: only sigwait below sees these signals. */
     sigset_t signals;
@@ -161,13 +175,15 @@ int bridge_serve(const bridge_config *c) {
     signal(SIGPIPE, SIG_IGN);
     raise_file_limit();
 
-    bridge b = {0};
+    bridge_cluster cluster = {0};
+    bridge b = {.cluster = c->distributed ? &cluster : NULL};
     lm_err err = {0};
     lm_status st = open_all(&b, c, &err);
     if (st != LM_OK) {
         bool address = b.api && st == LM_IO; /* only the socket is left to fail then */
         fprintf(stderr, "mlx-ollama-bridge: %s\n", err.text);
         close_all(&b);
+        if (b.cluster) end_cluster(&b, address ? EXIT_ADDRESS : EXIT_FAILED);
         return address ? EXIT_ADDRESS : EXIT_FAILED;
     }
     lm_log(LM_LOG_INFO, "listening", "address=%s port=%u version=%s parallel=%u", c->host,
@@ -181,7 +197,9 @@ int bridge_serve(const bridge_config *c) {
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     lm_log(LM_LOG_INFO, "stopping", "running=%u", lm_server_open_exchanges(b.server));
     drain(&b, c->drain_ns);
+    if (b.cluster && bridge_cluster_lost(b.cluster)) end_cluster(&b, EXIT_FAILED);
     close_all(&b);
+    if (b.cluster) end_cluster(&b, EXIT_OK);
     lm_log(LM_LOG_INFO, "stopped", NULL);
     return EXIT_OK;
 }

@@ -65,6 +65,8 @@ typedef struct lm_link_config {
     const lm_hosts *hosts; /* rank 0: names for the texts, or NULL; outlives the link */
     /* Once, from a thread of the link: a rank is gone and the cluster with it. Rank 0: text names the rank. */
     void (*lost)(void *ctx, uint32_t rank, const char *text);
+    /* Rank 0, in lm_link_accept: somebody was sent away. NULL allowed. */
+    void (*refused)(void *ctx, const char *why);
     void *ctx;
 } lm_link_config;
 

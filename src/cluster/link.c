@@ -272,8 +272,9 @@ static void send_away(lm_link *l) {
         peer *p = &l->peers[i];
         if (p->fd < 0 || l->config.rank) continue;
         pthread_mutex_lock(&p->sending);
-        (void)lm_frame_send(p->fd, LM_LINK_BYE, NULL, 0, lm_now_ns() + LM_LINK_BEAT_NS, &ignored);
-        (void)shutdown(p->fd, SHUT_WR);
+        if (lm_frame_send(p->fd, LM_LINK_BYE, NULL, 0, lm_now_ns() + (uint64_t)LM_LINK_BEAT_NS, &ignored) ==
+            LM_OK)
+            (void)shutdown(p->fd, SHUT_WR); /* who cannot be told sees the end when the socket is closed */
         pthread_mutex_unlock(&p->sending);
     }
 }
@@ -360,8 +361,7 @@ uint16_t lm_link_port(const lm_link *l) {
     return l->port;
 }
 
-/* One connection: a rank that was missing, or somebody who is sent away (which is logged: it may be an
- * attack, or a wrong secret). */
+/* One connection: a rank that was missing, or somebody who is sent away. */
 static bool admit(lm_link *l, int fd) {
     lm_err err = {0};
     uint32_t rank = 0;
@@ -372,11 +372,7 @@ static bool admit(lm_link *l, int fd) {
         add_peer(l, rank - 1, fd, rank);
         return true;
     }
-    lm_buf why;
-    lm_buf_init(&why, 1024);
-    lm_log_field(&why, "why", lm_str_of(err.text));
-    lm_log(LM_LOG_WARN, "a connection to the ranks' port was refused", "%s", why.ptr ? why.ptr : "");
-    lm_buf_release(&why);
+    if (l->config.refused) l->config.refused(l->config.ctx, err.text);
     close(fd);
     return false;
 }

@@ -12,14 +12,42 @@
  * choice follows.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/core.h"
+
+/* ---- where this thread may be left behind
+ *
+ * When another rank is lost, what MLX waits for may never come. The dispatcher then takes the jobs of a
+ * thread that is between these two; should it ever come back, it finds that nothing is its own any more. */
+
+lm_status lm_core_enter(lm_core *c, lm_err *err) {
+    lm_engine *e = c->e;
+    if (!e->config.world) return LM_OK;
+    pthread_mutex_lock(&e->lock);
+    lm_status st = e->lost ? lm_fail(err, LM_BUSY, "%s", e->lost_text) : LM_OK;
+    c->r->computing = st == LM_OK;
+    pthread_mutex_unlock(&e->lock);
+    return st;
+}
+
+void lm_core_leave(lm_core *c) {
+    lm_engine *e = c->e;
+    if (!e->config.world) return;
+    pthread_mutex_lock(&e->lock);
+    c->r->computing = false;
+    bool left = c->r->abandoned;
+    pthread_mutex_unlock(&e->lock);
+    while (left) pause();
+}
+
+/* ---- */
 
 /* What a chosen token means for its sequence. */
 static void digest(lm_core *c, lm_sequence *q, const lm_picked *p) {
     lm_err err = {0};
     lm_verdict v = {.ended = false};
-    lm_status st = lm_sequence_take(q, p, c->b, &v, &err);
+    lm_status st = lm_sequence_take(q, p, c->model, &v, &err);
     if (st != LM_OK) {
         lm_core_fail(c, q, false, st, err.text);
     } else if (v.ended) {
@@ -62,8 +90,12 @@ static void run_alone(lm_core *c, lm_batch *b) {
             while (out < b->n_out && !b->out_seq[out]) out++;
             continue;
         }
-        lm_status st = lm_model_step(c->model, &b->slices[i], 1, q->tokens + q->n_kv, &last, wants ? 1 : 0,
-                                     &logits, &err);
+        lm_status st = lm_core_enter(c, &err);
+        if (st == LM_OK) {
+            st = lm_model_step(c->model, &b->slices[i], 1, q->tokens + q->n_kv, &last, wants ? 1 : 0, &logits,
+                               &err);
+            lm_core_leave(c);
+        }
         if (st == LM_OK) {
             q->n_kv += n;
             digest_logits(c, b, logits, out, wants ? 1 : 0);
@@ -88,8 +120,11 @@ static void compute(lm_core *c) {
     const float *logits = NULL;
     lm_err err = {0};
     uint64_t start = lm_now_ns();
-    lm_status st =
-        lm_model_step(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, &logits, &err);
+    lm_status st = lm_core_enter(c, &err);
+    if (st == LM_OK) {
+        st = lm_model_step(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, &logits, &err);
+        lm_core_leave(c);
+    }
     if (st != LM_OK) {
         if (b->n_slices > 1) {
             run_alone(c, b);
@@ -127,8 +162,12 @@ static lm_status launch(lm_core *c, lm_batch *b, const lm_flight *before, lm_err
     b->ordered = !needs_last_token(b);
     if (b->ordered) make_orders(c, b);
     b->start_ns = lm_now_ns();
-    lm_status st = lm_model_launch(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, before,
-                                   b->ordered ? b->orders : NULL, &b->flight, err);
+    lm_status st = lm_core_enter(c, err);
+    if (st == LM_OK) {
+        st = lm_model_launch(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, before,
+                             b->ordered ? b->orders : NULL, &b->flight, err);
+        lm_core_leave(c);
+    }
     for (uint32_t i = 0; i < b->n_slices && st == LM_OK; i++)
         if (b->in_step[i]) b->in_step[i]->n_kv += b->slices[i].n_tokens;
     return st;
@@ -149,7 +188,11 @@ static void fail_all(lm_core *c, lm_batch *b, lm_status st, const char *text) {
 /* Waits for b's tokens and gives them to their sequences. */
 static void collect(lm_core *c, lm_batch *b) {
     lm_err err = {0};
-    lm_status st = lm_model_wait(c->model, b->flight, c->picked, &err);
+    lm_status st = lm_core_enter(c, &err);
+    if (st == LM_OK) {
+        st = lm_model_wait(c->model, b->flight, c->picked, &err);
+        lm_core_leave(c);
+    }
     if (st == LM_OK) note_time(c, b->start_ns, b->n_rows);
     if (st != LM_OK) {
         fail_all(c, b, st, err.text);
@@ -197,7 +240,11 @@ static void compute_ahead(lm_core *c) {
     if (!next->flight) return;
     if (!next->ordered && next->n_out) {
         make_orders(c, next);
-        st = lm_model_pick(c->model, next->flight, next->orders, &err);
+        st = lm_core_enter(c, &err);
+        if (st == LM_OK) {
+            st = lm_model_pick(c->model, next->flight, next->orders, &err);
+            lm_core_leave(c);
+        }
         if (st != LM_OK) {
             fail_all(c, next, st, err.text);
             drop(c, next);
@@ -233,5 +280,8 @@ void lm_core_step(lm_core *c) {
 
 void lm_core_rest(lm_core *c) {
     if (c->now->flight) drop(c, c->now);
+    lm_err lost;
+    if (lm_core_enter(c, &lost) != LM_OK) return;
     c->b->idle(lm_model_device(c->model));
+    lm_core_leave(c);
 }

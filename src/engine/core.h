@@ -25,7 +25,7 @@ typedef struct lm_batch {
     uint64_t start_ns;
 } lm_batch;
 
-typedef struct lm_core {
+struct lm_core {
     lm_runner *r;
     lm_engine *e;
     lm_model *model;
@@ -40,7 +40,7 @@ typedef struct lm_core {
     lm_batch batches[2], *now, *next;
     lm_picked *picked; /* (n_places) */
     uint64_t seen_ns;  /* when the last step was known to be done */
-} lm_core;
+};
 
 /* -- places.c */
 void lm_core_admit(lm_core *c,
@@ -56,6 +56,9 @@ void lm_batch_release(lm_batch *b);
 void lm_batch_build(lm_core *c);
 
 /* -- compute.c */
+/* Around every call that may wait for other ranks. LM_BUSY: one of them is lost. */
+lm_status lm_core_enter(lm_core *c, lm_err *err) LM_CHECKED;
+void lm_core_leave(lm_core *c);
 void lm_core_step(lm_core *c);
 /* Nobody is left: forgets a step that nobody waits for any more, and lets the backend tidy up. */
 void lm_core_rest(lm_core *c);

@@ -1,6 +1,7 @@
 /* engine.c - the public face: open and close, submit, unload, list, counters. */
 #include "engine/engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err
     if (!e->config.memory_budget) e->config.memory_budget = device.memory;
     if (!e->config.memory_budget) e->config.memory_budget = machine_memory() / 4 * 3;
     if (!e->config.memory_budget) e->config.memory_budget = UINT64_MAX;
+    if (config->world) e->config.max_models = 1;
     e->cpu_features = config->cpu_features ? lm_strdup(config->cpu_features) : NULL;
     e->config.cpu_features = e->cpu_features;
     e->clock = lm_now_ns;
@@ -61,7 +63,7 @@ void lm_engine_close(lm_engine *e, int64_t drain_ns) {
     lm_engine_poke(e);
     pthread_mutex_unlock(&e->lock);
     pthread_join(e->dispatcher, NULL);
-    lm_engine_unref(e);
+    if (!e->runners) lm_engine_unref(e); /* else a thread was left behind that may look at it again */
 }
 
 /* ---- submit
@@ -89,7 +91,9 @@ lm_status lm_engine_submit(lm_engine *e, const lm_model_ref *model, lm_request *
     lm_status st = LM_OK;
     pthread_mutex_lock(&e->lock);
     e->stats.n_requests++;
-    if (e->closing) {
+    if (e->lost) {
+        st = lm_fail(err, LM_BUSY, "%s", e->lost_text);
+    } else if (e->closing) {
         st = lm_fail(err, LM_BUSY, "the server is shutting down");
     } else if (waiting_with(e, j->name) > e->config.max_queue) {
         st = lm_fail(err, LM_BUSY, "server busy, please try again.  maximum pending requests exceeded");
@@ -168,6 +172,17 @@ uint32_t lm_engine_list(lm_engine *e, lm_loaded *out, uint32_t room) {
     return n;
 }
 
+void lm_engine_lose(lm_engine *e, uint32_t rank, const char *text) {
+    pthread_mutex_lock(&e->lock);
+    if (!e->lost) {
+        e->lost = true;
+        e->lost_rank = rank;
+        snprintf(e->lost_text, sizeof(e->lost_text), "%s", text);
+        lm_engine_poke(e);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
@@ -175,7 +190,15 @@ void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     out->memory_budget = e->config.memory_budget;
     out->kv_type = e->config.kv_type;
     e->config.backend->info(&out->device);
+    if (e->config.world) {
+        out->world_size = e->config.world->size;
+        out->split = e->config.world->split;
+    }
+    out->lost = e->lost;
+    out->lost_rank = e->lost_rank;
+    snprintf(out->lost_text, sizeof(out->lost_text), "%s", e->lost_text);
     for (const lm_runner *r = e->runners; r; r = r->next) {
+        if (out->world_size && r->state == LM_RUNNER_READY) out->split = r->split;
         out->n_running += r->n_running;
         out->n_models += !leaves(r);
     }

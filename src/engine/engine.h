@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "base/base.h"
+#include "model/model.h"
 #include "tensor/tensor.h"
 #include "text/text.h"
 
@@ -31,6 +32,7 @@ typedef struct lm_engine_config {
     lm_kv_type kv_type;         /* how keys and values are kept (OLLAMA_KV_CACHE_TYPE) */
     uint64_t memory_budget;     /* bytes for all models together, 0: what the backend's device is made for, else
                                    three quarters of the machine's memory */
+    const lm_world *world;      /* NULL: alone. Several processes compute one model at a time, together: max_models is 1 then */
 } lm_engine_config;
 
 lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err *err) LM_CHECKED;
@@ -167,6 +169,11 @@ typedef struct lm_loaded {
 /* Fills at most room entries, latest expiry first; returns how many there are. */
 uint32_t lm_engine_list(lm_engine *e, lm_loaded *out, uint32_t room);
 
+/* Another rank is gone (lm_engine_config.world): running and waiting requests fail with text, later ones too. A thread that
+ * waits for that rank inside the backend is left behind; then lm_engine_close frees nothing and the process must end with
+ * _exit. */
+void lm_engine_lose(lm_engine *e, uint32_t rank, const char *text);
+
 typedef struct lm_engine_stats {
     uint64_t n_requests, n_failed, n_cancelled, n_prompt_tokens, n_eval_tokens;
     uint32_t n_running, n_waiting, n_models;
@@ -174,6 +181,11 @@ typedef struct lm_engine_stats {
     lm_backend_info device;
     lm_kv_type kv_type;
     uint64_t memory_budget; /* bytes */
+    uint32_t world_size; /* ranks, 0: alone */
+    lm_split split;      /* of the loaded model, else as configured */
+    bool lost;           /* lm_engine_lose was called */
+    uint32_t lost_rank;
+    char lost_text[512];
 } lm_engine_stats;
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out);
 

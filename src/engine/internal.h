@@ -22,6 +22,7 @@
 
 typedef struct lm_runner lm_runner;
 typedef struct lm_sequence lm_sequence;
+typedef struct lm_core lm_core;
 
 typedef struct lm_job_list {
     lm_job *head, *tail;
@@ -72,6 +73,9 @@ struct lm_engine {
     lm_job *live;
     uint32_t n_live;
     lm_runner *runners;
+    bool lost; /* another rank is gone: nothing can be computed any more */
+    uint32_t lost_rank;
+    char lost_text[sizeof((lm_err *)0)->text];
     lm_engine_stats stats; /* counters only; the levels are counted when asked */
 };
 
@@ -96,6 +100,10 @@ struct lm_runner {
     bool quit;      /* threads: give everything back and end */
     bool front_gone, step_gone;
     bool joinable_step;
+    bool computing; /* the step thread is where it may stay for ever; with other ranks only */
+    bool abandoned; /* it has been left there: what was its own is the dispatcher's */
+    lm_core *core;  /* the step thread's, on its stack */
+    lm_split split;
     lm_err load_err; /* status LM_OK: none */
     pthread_cond_t front_cond, step_cond;
     lm_job_list inbox, ready;

@@ -12,7 +12,7 @@
 #include <malloc.h>
 #endif
 
-#include "engine/sequence.h"
+#include "engine/core.h"
 
 /* ---- sweeping
  * ---------------------------------------------------------------------------------------------- */
@@ -44,6 +44,24 @@ static void fail_job(lm_engine *e, lm_job *j, lm_status st, const char *text) {
     j->seq = NULL;
     lm_job_fail(j, st, text);
     pthread_mutex_lock(&e->lock);
+}
+
+/* ---- a lost rank
+ */
+
+/* Somebody who has to hear of it, out of wherever the job is. NULL: everybody has. */
+static lm_job *take_lost(lm_engine *e) {
+    lm_job *j = lm_list_pop(&e->pending);
+    for (lm_runner *r = e->runners; r && !j; r = r->next) {
+        j = lm_list_pop(&r->inbox);
+        if (!j) j = lm_list_pop(&r->ready);
+        if (!j && r->computing) r->abandoned = true;
+        if (!j && r->abandoned && r->core->n_running) {
+            j = r->core->running[--r->core->n_running]->job;
+            j->seq = NULL; /* the thread that is left behind may still look at it */
+        }
+    }
+    return j;
 }
 
 /* ---- runners that end
@@ -125,6 +143,7 @@ static lm_status size_job(lm_engine *e, lm_job *j, lm_err *err) {
             .n_parallel = e->config.n_parallel,
             .max_batch = lm_engine_max_batch(e),
             .kv_type = e->config.kv_type,
+            .world = e->config.world,
         };
         st = lm_model_estimate(e->config.backend, j->dir, &config, &bytes, err);
     }
@@ -238,6 +257,13 @@ static bool place_all(lm_engine *e) {
     return false;
 }
 
+/* Whether a runner is there that will end. */
+static bool stays(const lm_engine *e) {
+    for (const lm_runner *r = e->runners; r; r = r->next)
+        if (!r->abandoned) return true;
+    return false;
+}
+
 /* ---- the thread
  * --------------------------------------------------------------------------------------------- */
 
@@ -248,10 +274,11 @@ void *lm_dispatcher_main(void *arg) {
         e->dirty = false;
         lm_job *j;
         while ((j = take_cancelled(e))) fail_job(e, j, LM_CANCELLED, "request canceled");
+        while (e->lost && (j = take_lost(e))) fail_job(e, j, LM_BUSY, e->lost_text);
         while (reap(e)) continue;
         while (place_all(e)) continue;
         uint64_t next = close_due(e); /* last: placing may have decided that somebody has to go */
-        if (e->stopping && !e->runners && !e->n_live) break;
+        if (e->stopping && !stays(e) && !e->n_live) break;
         if (e->dirty) continue;
         uint64_t now = e->clock();
         lm_cond_wait(&e->dispatch, &e->lock,

@@ -37,12 +37,12 @@ static lm_job *retire(lm_core *c, lm_sequence *q, bool keep, int32_t **context) 
     if (q->first_ns) j->metrics.first_ns = q->first_ns - j->submitted_ns;
     if (q->n_kv > q->n_tokens) { /* a token that nobody wants any more was computed ahead */
         q->n_kv = q->n_tokens;
-        if (q->kv) c->b->seq_trim(q->kv, q->n_kv);
+        if (q->kv) lm_model_seq_trim(c->model, q->kv, q->n_kv);
     }
     if (keep) {
         lm_prefix_keep(&c->prefix, q);
     } else if (q->kv) {
-        c->b->seq_close(q->kv);
+        lm_model_seq_close(c->model, q->kv);
         q->kv = NULL;
     }
     if (context) {
@@ -75,7 +75,7 @@ void lm_core_admit(lm_core *c, lm_sequence *q) {
     c->running[c->n_running++] = q;
     lm_prefix_find(&c->prefix, c->running, c->n_running, q);
     lm_status st = LM_OK;
-    while (!q->kv && (st = c->b->seq_open(lm_model_device(c->model), &q->kv, &err)) != LM_OK) {
+    while (!q->kv && (st = lm_model_seq_open(c->model, &q->kv, &err)) != LM_OK) {
         if (!lm_prefix_evict(&c->prefix)) break;
     }
     if (st != LM_OK) lm_core_fail(c, q, false, st == LM_BUSY ? LM_NO_MEMORY : st, err.text);

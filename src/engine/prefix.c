@@ -8,13 +8,13 @@
  * the last turn's end, which the template writes differently. */
 #define TAIL_TOKENS 16
 
-void lm_prefix_init(lm_prefix *p, const lm_backend *b, uint32_t room) {
-    *p = (lm_prefix){.backend = b, .room = room};
+void lm_prefix_init(lm_prefix *p, lm_model *m, uint32_t room) {
+    *p = (lm_prefix){.model = m, .room = room};
     p->entries = lm_alloc(room * sizeof(*p->entries));
 }
 
 static void forget(lm_prefix *p, uint32_t i) {
-    p->backend->seq_close(p->entries[i].kv);
+    lm_model_seq_close(p->model, p->entries[i].kv);
     free(p->entries[i].tokens);
     p->entries[i] = p->entries[--p->n];
 }
@@ -44,7 +44,7 @@ static uint32_t common(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_
 /* The entry leaves the list, cut to n tokens. */
 static void take_over(lm_prefix *p, uint32_t i, uint32_t n, lm_sequence *q) {
     q->kv = p->entries[i].kv;
-    if (n < p->entries[i].n) p->backend->seq_trim(q->kv, n);
+    if (n < p->entries[i].n) lm_model_seq_trim(p->model, q->kv, n);
     free(p->entries[i].tokens);
     p->entries[i] = p->entries[--p->n];
     q->n_kv = q->n_cached = n;
@@ -70,12 +70,12 @@ void lm_prefix_find(lm_prefix *p, lm_sequence *const *running, uint32_t n_runnin
     }
     if (!best) return;
     if (donor) {
-        if (p->backend->seq_fork(donor->kv, best, &q->kv, NULL) == LM_OK) q->n_kv = q->n_cached = best;
+        if (lm_model_seq_fork(p->model, donor->kv, best, &q->kv, NULL) == LM_OK) q->n_kv = q->n_cached = best;
         return; /* no pages to share into: it starts from nothing */
     }
     lm_prefix_entry *e = &p->entries[where];
     e->used = ++p->tick;
-    if (e->n - best > TAIL_TOKENS && p->backend->seq_fork(e->kv, best, &q->kv, NULL) == LM_OK) {
+    if (e->n - best > TAIL_TOKENS && lm_model_seq_fork(p->model, e->kv, best, &q->kv, NULL) == LM_OK) {
         q->n_kv = q->n_cached = best;
     } else {
         take_over(p, where, best, q);
@@ -98,7 +98,7 @@ void lm_prefix_keep(lm_prefix *p, lm_sequence *q) {
         }
     }
     if (!keep) {
-        p->backend->seq_close(kv);
+        lm_model_seq_close(p->model, kv);
         return;
     }
     if (p->n == p->room) lm_prefix_evict(p);

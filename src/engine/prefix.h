@@ -15,13 +15,13 @@ typedef struct lm_prefix_entry {
 } lm_prefix_entry;
 
 typedef struct lm_prefix {
-    const lm_backend *backend;
+    lm_model *model;
     lm_prefix_entry *entries; /* (room) */
     uint32_t n, room;
     uint64_t tick;
 } lm_prefix;
 
-void lm_prefix_init(lm_prefix *p, const lm_backend *b, uint32_t room);
+void lm_prefix_init(lm_prefix *p, lm_model *m, uint32_t room);
 void lm_prefix_release(lm_prefix *p); /* closes what is kept */
 
 /* Gives q a KV sequence that already holds as much of its prompt as anybody has: an idle entry, or one of the

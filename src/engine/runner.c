@@ -77,7 +77,8 @@ static void serve(lm_runner *r, lm_job *j) {
         pthread_mutex_lock(&e->lock);
         lm_list_push(&r->ready, j);
         pthread_cond_signal(&r->step_cond);
-        if (lm_job_cancelled(j)) lm_engine_poke(e); /* it may have looked while the job was in no queue */
+        /* It may have looked while the job was in no queue. */
+        if (lm_job_cancelled(j) || e->lost) lm_engine_poke(e);
         pthread_mutex_unlock(&e->lock);
     }
     lm_buf_release(&prompt);

@@ -19,6 +19,7 @@ static lm_status open_core(lm_core *c, lm_err *err) {
         .n_parallel = c->n_places,
         .max_batch = c->max_batch,
         .kv_type = c->e->config.kv_type,
+        .world = c->e->config.world,
     };
     lm_status st = lm_batch_init(c->now, c->n_places, c->max_batch, err);
     if (st == LM_OK) st = lm_batch_init(c->next, c->n_places, c->max_batch, err);
@@ -28,7 +29,7 @@ static lm_status open_core(lm_core *c, lm_err *err) {
     r->info = *lm_model_get_info(c->model);
     r->model = c->model;
     c->n_vocab = r->info.n_vocab;
-    lm_prefix_init(&c->prefix, c->b, c->n_places > PREFIX_SLOTS_LEAST ? c->n_places : PREFIX_SLOTS_LEAST);
+    lm_prefix_init(&c->prefix, c->model, c->n_places > PREFIX_SLOTS_LEAST ? c->n_places : PREFIX_SLOTS_LEAST);
     return lm_scratch_init(&c->scratch, c->n_vocab, err);
 }
 
@@ -56,10 +57,12 @@ static void init_core(lm_core *c, lm_runner *r) {
 static void report(lm_core *c, lm_status st, const lm_err *err) {
     lm_runner *r = c->r;
     r->core_open = true;
+    r->core = c;
     if (st != LM_OK) {
         r->load_err = *err;
         r->load_err.status = st;
     } else {
+        r->split = lm_model_split(c->model);
         lm_memory m = {0};
         c->b->memory(lm_model_device(c->model), &m);
         uint64_t measured = m.weights + m.kv_room + m.scratch;

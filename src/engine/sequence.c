@@ -185,7 +185,7 @@ static lm_status note_context(lm_sequence *q, int32_t id, lm_err *err) {
     return LM_OK;
 }
 
-uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b) {
+uint32_t lm_sequence_shift(lm_sequence *q, lm_model *m) {
     uint32_t drop = (q->n_tokens - q->n_keep) / 2;
     if (!drop) drop = 1;
     uint32_t tail = q->n_tokens - q->n_keep - drop;
@@ -194,14 +194,13 @@ uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b) {
     /* Keys hold their position, so what follows the gap is computed again: exact, and the same on every
      * backend. */
     if (q->n_kv > q->n_keep) {
-        b->seq_trim(q->kv, q->n_keep);
+        lm_model_seq_trim(m, q->kv, q->n_keep);
         q->n_kv = q->n_keep;
     }
     return drop;
 }
 
-lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, const lm_backend *b, lm_verdict *v,
-                           lm_err *err) {
+lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_verdict *v, lm_err *err) {
     int32_t id = p->id;
     *v = (lm_verdict){.ended = false};
     q->n_new++;
@@ -235,7 +234,7 @@ lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, const lm_backend 
         *v = (lm_verdict){.ended = true, .reason = LM_DONE_LENGTH};
         return LM_OK;
     }
-    if (q->n_tokens == q->limit) lm_sequence_shift(q, b);
+    if (q->n_tokens == q->limit) lm_sequence_shift(q, m);
     q->tokens[q->n_tokens++] = id;
     return LM_OK;
 }

@@ -79,12 +79,12 @@ lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) LM_CHECKE
 bool lm_sequence_may_run_ahead(const lm_sequence *q);
 /* Takes a chosen token: text events, stop rules, limits. When it goes on the token is appended, after a
  * context shift if there was no room. */
-lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, const lm_backend *b, lm_verdict *v,
+lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_verdict *v,
                            lm_err *err) LM_CHECKED;
 /* Gives the text that was held back, before DONE. */
 void lm_sequence_flush(lm_sequence *q);
 
 /* Drops half of what lies after n_keep; the rest is to be computed again. Returns tokens dropped. */
-uint32_t lm_sequence_shift(lm_sequence *q, const lm_backend *b);
+uint32_t lm_sequence_shift(lm_sequence *q, lm_model *m);
 
 #endif

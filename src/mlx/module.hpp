@@ -213,7 +213,8 @@ void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before); /
 
 /* -- flight.cpp */
 void lm_mlx_compute_all(lm_device *dev, std::vector<mx::array> &wanted); /* waits; throws */
-std::vector<mx::array> lm_mlx_written(const lm_step *s); /* keys and values that the step has added to, what it sends */
+std::vector<mx::array>
+lm_mlx_written(const lm_step *s); /* keys and values that the step has added to, what it sends */
 lm_status lm_mlx_launch(lm_step *s, const lm_tensor *logits, uint32_t n_out, const lm_pick *how,
                         lm_flight **out, lm_err *err);
 lm_status lm_mlx_pick(lm_flight *f, const lm_pick *how, lm_err *err);
@@ -226,8 +227,8 @@ lm_status lm_mlx_join(const char *kind, uint32_t *rank, uint32_t *size, lm_err *
 lm_tensor *lm_mlx_all_sum(lm_step *s, lm_tensor *x);
 lm_tensor *lm_mlx_send(lm_step *s, lm_tensor *x, uint32_t to);
 lm_tensor *lm_mlx_receive(lm_step *s, uint32_t n_rows, uint32_t width, uint32_t from);
-/* The tokens that rank 0 has chosen, on every rank: the sum of what they have, where the others have zeros. after: the last thing
- * of the step, so that all ranks sum in the same order. */
+/* The tokens that rank 0 has chosen, on every rank: the sum of what they have, where the others have zeros.
+ * after: the last thing of the step, so that all ranks sum in the same order. */
 mx::array lm_mlx_ids_of_all(const mx::array &ids, const mx::array &after);
 bool lm_mlx_follows(); /* this process is one above rank 0: what it computes is a part of something */
 

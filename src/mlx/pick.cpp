@@ -196,7 +196,8 @@ mx::array lm_mlx_tokens(const int32_t *tokens, uint32_t n, const lm_flight *befo
 void lm_mlx_choose(lm_flight *f, const lm_pick *how, const lm_flight *before) {
     mx::Device where = f->dev->where;
     if (lm_mlx_follows()) { /* rank 0 has chosen */
-        f->results = {lm_mlx_ids_of_all(mx::zeros({static_cast<int>(f->n_out), 1}, mx::int32, where), *f->logits)};
+        f->results = {
+            lm_mlx_ids_of_all(mx::zeros({static_cast<int>(f->n_out), 1}, mx::int32, where), *f->logits)};
         f->logits.reset();
         return;
     }

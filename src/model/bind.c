@@ -22,7 +22,8 @@ typedef struct binder {
     lm_quant_spec forms[16];
     lm_dtype form_types[16];
     uint32_t n_forms;
-    bool ours; /* what is bound now is this rank's: handles are made, bytes counted */
+    bool copies; /* the backend does, and reads no weight again */
+    bool ours;   /* what is bound now is this rank's: handles are made, bytes counted */
 } binder;
 
 LM_PRINTF(2, 3) static void name_of(char out[NAME_BYTES], const char *format, ...) {
@@ -84,7 +85,7 @@ static bool keep_cut(binder *b, void *memory) {
 }
 
 /* Of a bias (rows) or (n_experts, rows) the rows of the part. */
-static bool cut_bias(binder *b, const lm_view *v, uint32_t n_experts, const lm_part *part, lm_view *out) {
+static bool cut_bias(binder *b, const lm_view *v, uint32_t n_experts, const lm_cut *part, lm_view *out) {
     uint64_t size = lm_dtype_size(v->dtype), rows = v->dims[v->n_dims - 1], n = part->n_rows;
     const char *from = (const char *)v->data + part->first_row * size;
     *out = *v;
@@ -111,7 +112,7 @@ static const lm_linear *make_linear(binder *b, const lm_matrix *w, const lm_view
 }
 
 /* part NULL: all of it. */
-static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view *bias, const lm_part *part) {
+static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view *bias, const lm_cut *part) {
     lm_model *m = b->m;
     if (!b->ours) return NULL;
     m->share_bytes += part ? bytes_of(w) * part->n_rows / w->rows * part->n_cols / w->cols : bytes_of(w);
@@ -123,7 +124,9 @@ static const lm_linear *add_linear(binder *b, const lm_matrix *w, const lm_view 
     b->st = lm_matrix_cut(w, part, &cut, &memory, b->err);
     if (b->st != LM_OK || !keep_cut(b, memory)) return NULL;
     if (bias && !cut_bias(b, bias, w->n_experts, part, &some)) return NULL;
-    return make_linear(b, &cut, bias ? &some : NULL);
+    const lm_linear *made = make_linear(b, &cut, bias ? &some : NULL);
+    while (m->n_cuts && b->copies) free(m->cuts[--m->n_cuts]);
+    return made;
 }
 
 static bool has(binder *b, const char *name, const char *part) {
@@ -192,7 +195,7 @@ static const lm_linear *linear_named(binder *b, const char *name, uint32_t n_exp
 
 /* Rows [first, first + n) of f. */
 static const lm_linear *rows_of(binder *b, const found *f, uint32_t first, uint32_t n) {
-    lm_part part = {.first_row = first, .n_rows = n, .n_cols = f->w.cols};
+    lm_cut part = {.first_row = first, .n_rows = n, .n_cols = f->w.cols};
     bool all = n == f->w.rows;
     if (b->st != LM_OK) return NULL;
     return add_linear(b, &f->w, f->has_bias ? &f->bias : NULL, all ? NULL : &part);
@@ -200,7 +203,7 @@ static const lm_linear *rows_of(binder *b, const found *f, uint32_t first, uint3
 
 /* Columns likewise. Every rank's product is a part of the sum, and one of them brings the bias. */
 static const lm_linear *columns_of(binder *b, const found *f, uint32_t first, uint32_t n) {
-    lm_part part = {.n_rows = f->w.rows, .first_col = first, .n_cols = n};
+    lm_cut part = {.n_rows = f->w.rows, .first_col = first, .n_cols = n};
     bool all = n == f->w.cols, bias = f->has_bias && (all || b->m->share.rank == 0);
     if (b->st != LM_OK) return NULL;
     return add_linear(b, &f->w, bias ? &f->bias : NULL, all ? NULL : &part);
@@ -460,6 +463,9 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
     const lm_config *c = &m->config;
     binder b = {.m = m, .err = err};
     char name[NAME_BYTES];
+    lm_backend_info device = {0};
+    if (m->backend) m->backend->info(&device);
+    b.copies = device.copies_weights;
 
     find_prefix(&b);
     name_of(name, "%sembed_tokens", b.prefix);

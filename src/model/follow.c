@@ -118,7 +118,7 @@ static lm_status open_model(lm_follower *f, reader *r, lm_err *err) {
     config.n_ctx = take(r);
     config.n_parallel = take(r);
     config.max_batch = take(r);
-    config.kv_type = (lm_kv_type)take_below(r, LM_KV_COUNT);
+    config.kv_type = (lm_kv_type)take_below(r, LM_KV_TYPES);
     uint32_t n_layers = take(r), width = take(r), n_vocab = take(r);
     uint64_t bytes = take(r);
     bytes |= (uint64_t)take(r) << 32;

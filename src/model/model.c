@@ -210,8 +210,7 @@ lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm
     }
     if (st == LM_OK)
         *bytes = (config->world ? m->share_bytes : m->info.weight_bytes) +
-                 device_for(m, backend, config).kv_bytes +
-                 scratch_bytes(&m->config, config);
+                 device_for(m, backend, config).kv_bytes + scratch_bytes(&m->config, config);
     lm_model_close(m);
     return st;
 }

@@ -20,7 +20,7 @@ static uint64_t whole_pages(uint64_t bytes) {
     return (bytes + page - 1) / page * page;
 }
 
-static void copy(uint8_t *to, const strip *s, const lm_matrix *m, const lm_part *p) {
+static void copy(uint8_t *to, const strip *s, const lm_matrix *m, const lm_cut *p) {
     for (uint64_t e = 0; e < m->n_experts; e++) {
         const uint8_t *from = s->data + (e * m->rows + p->first_row) * s->row_bytes + s->from;
         if (s->n == s->row_bytes) {
@@ -32,7 +32,7 @@ static void copy(uint8_t *to, const strip *s, const lm_matrix *m, const lm_part 
     }
 }
 
-lm_status lm_matrix_cut(const lm_matrix *m, const lm_part *p, lm_matrix *out, void **memory, lm_err *err) {
+lm_status lm_matrix_cut(const lm_matrix *m, const lm_cut *p, lm_matrix *out, void **memory, lm_err *err) {
     bool plain = m->quant.kind == LM_QUANT_NONE;
     uint64_t unit = plain ? 1 : m->quant.group, end = (uint64_t)p->first_col + p->n_cols;
     if (!p->n_rows || !p->n_cols || (uint64_t)p->first_row + p->n_rows > m->rows || end > m->cols)
@@ -43,7 +43,7 @@ lm_status lm_matrix_cut(const lm_matrix *m, const lm_part *p, lm_matrix *out, vo
                        "columns %u to %llu cut through groups of %u numbers with one scale", p->first_col,
                        (unsigned long long)end, m->quant.group);
 
-    /* codes have whole bytes at a group's end: groups are multiples of 32 numbers */
+    /* codes have whole words at a group's end */
     uint64_t bits = plain ? 8 * lm_dtype_size(m->dtype) : m->quant.bits;
     uint64_t scale = m->quant.kind == LM_QUANT_AFFINE ? lm_dtype_size(m->dtype) : 1;
     strip codes = strip_of(m->codes, m->row_bytes, p->first_col * bits / 8, end * bits / 8);

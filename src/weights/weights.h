@@ -94,14 +94,14 @@ lm_status lm_weights_matrix(const lm_weights *w, const char *name, lm_quant_spec
                             uint32_t cols, lm_matrix *out, lm_err *err) LM_CHECKED;
 
 /* Which part of each of a stack's matrices: rows [first_row, first_row + n_rows), columns likewise. */
-typedef struct lm_part {
+typedef struct lm_cut {
     uint32_t first_row, n_rows, first_col, n_cols;
-} lm_part;
+} lm_cut;
 
 /* That part as a matrix of its own. Whole rows of a single matrix stay where they are (*memory NULL); anything else is copied,
  * reading nothing but the part, to page-aligned memory of whole pages that the caller frees. Columns must begin and end at quantisation
  * groups: LM_UNSUPPORTED. LM_NO_MEMORY. */
-lm_status lm_matrix_cut(const lm_matrix *m, const lm_part *part, lm_matrix *out, void **memory, lm_err *err) LM_CHECKED;
+lm_status lm_matrix_cut(const lm_matrix *m, const lm_cut *part, lm_matrix *out, void **memory, lm_err *err) LM_CHECKED;
 
 /* One row as f32, the meaning of every form: what kernels are tested against. out holds cols floats. */
 void lm_matrix_row(const lm_matrix *m, uint32_t expert, uint32_t row, float *out);

@@ -264,6 +264,30 @@ lm_device *lm_model_device(const lm_model *m) {
     return (lm_device *)(uintptr_t)&m->dev;
 }
 
+lm_split lm_model_split(const lm_model *m) {
+    (void)m;
+    return LM_SPLIT_TENSOR;
+}
+
+lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) {
+    return fake_seq_open(&m->dev, out, err);
+}
+
+void lm_model_seq_close(lm_model *m, lm_seq *seq) {
+    (void)m;
+    fake_seq_close(seq);
+}
+
+void lm_model_seq_trim(lm_model *m, lm_seq *seq, uint32_t n_tokens) {
+    (void)m;
+    fake_seq_trim(seq, n_tokens);
+}
+
+lm_status lm_model_seq_fork(lm_model *m, lm_seq *src, uint32_t n_tokens, lm_seq **out, lm_err *err) {
+    (void)m;
+    return fake_seq_fork(src, n_tokens, out, err);
+}
+
 static int32_t seq_id(const lm_seq *s, uint32_t i) {
     return s->pages[i / FAKE_PAGE]->ids[i % FAKE_PAGE];
 }
