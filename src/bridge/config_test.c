@@ -123,6 +123,26 @@ static void one_of_several_gpus_can_be_named(void **state) {
     read_args(3, (char *[]){"bridge", "--device", "tpu", NULL}, LM_INVALID, "auto, cpu and gpu");
 }
 
+static void ranks_are_asked_for_by_a_hostfile(void **state) {
+    (void)state;
+    clear_environment();
+    bridge_config c = read_args(7,
+                                (char *[]){"bridge", "--distributed", "h.json", "--distributed-mode",
+                                           "pipeline", "--distributed-port", "4000", NULL},
+                                LM_OK, NULL);
+    assert_string_equal(c.distributed, "h.json");
+    assert_int_equal(c.distributed_mode, LM_SPLIT_PIPELINE);
+    assert_int_equal(c.distributed_port, 4000);
+    assert_int_equal(c.backend, BACKEND_MLX); /* nothing else can */
+    free(c.roots);
+    c = read_args(5, (char *[]){"bridge", "--backend", "cpu", "--distributed", "h.json", NULL}, LM_OK, NULL);
+    assert_int_equal(c.backend, BACKEND_CPU); /* which serve refuses */
+    free(c.roots);
+    read_args(3, (char *[]){"bridge", "--distributed-mode", "both", NULL}, LM_INVALID,
+              "auto, tensor and pipeline");
+    read_args(3, (char *[]){"bridge", "--distributed-port", "65536", NULL}, LM_INVALID, "0 to 65535");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_win_over_the_environment),
@@ -130,6 +150,7 @@ int main(void) {
         cmocka_unit_test(wrong_usage_says_what_is_right),
         cmocka_unit_test(keys_and_values_are_kept_as_ollama_names_it),
         cmocka_unit_test(one_of_several_gpus_can_be_named),
+        cmocka_unit_test(ranks_are_asked_for_by_a_hostfile),
     };
     return cmocka_run_group_tests_name("bridge.config", tests, NULL, NULL);
 }

@@ -282,6 +282,6 @@ void lm_core_rest(lm_core *c) {
     if (c->now->flight) drop(c, c->now);
     lm_err lost;
     if (lm_core_enter(c, &lost) != LM_OK) return;
-    c->b->idle(lm_model_device(c->model));
+    lm_model_idle(c->model);
     lm_core_leave(c);
 }

@@ -223,6 +223,7 @@ lm_status lm_follower_do(lm_follower *f, const void *frame, size_t n, bool *answ
     case LM_FRAME_LAUNCH: return launch(f, &r, err);
     case LM_FRAME_PICK: return on_flight(f, &r, true, err);
     case LM_FRAME_FLIGHT_FREE: return on_flight(f, &r, false, err);
+    case LM_FRAME_IDLE: f->backend->idle(lm_model_device(f->model)); return LM_OK;
     }
     return out_of_step(err);
 }

@@ -67,6 +67,14 @@ void lm_mirror_broken(lm_model *m, const lm_err *err) {
     if (to) to->broken(to->ctx, err->text);
 }
 
+void lm_model_idle(lm_model *m) {
+    if (lm_mirror_of(m)) {
+        begin(m, LM_FRAME_IDLE);
+        tell_only(m);
+    }
+    m->backend->idle(m->device);
+}
+
 /* ---- sequences */
 
 static uint32_t number_of(const lm_model *m, const lm_seq *seq) {

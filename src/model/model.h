@@ -71,6 +71,8 @@ const lm_backend *lm_model_backend(const lm_model *m);
 lm_device *lm_model_device(const lm_model *m);
 lm_split lm_model_split(const lm_model *m); /* TENSOR or PIPELINE; means nothing to a model that is alone */
 
+void lm_model_idle(lm_model *m); /* nothing runs now: every rank's backend tidies up */
+
 /* ---- sequences: as the backend's calls of these names, on every rank. seq_reserve and seq_len are the backend's own. */
 
 lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) LM_CHECKED;

@@ -273,6 +273,10 @@ lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) {
     return fake_seq_open(&m->dev, out, err);
 }
 
+void lm_model_idle(lm_model *m) {
+    fake_idle(&m->dev);
+}
+
 void lm_model_seq_close(lm_model *m, lm_seq *seq) {
     (void)m;
     fake_seq_close(seq);
