@@ -1,9 +1,9 @@
 // Ollama's own JavaScript client: one object of results on standard output, checked by test_js_client.py.
 import { Ollama } from 'ollama'
 
-const [host, model] = process.argv.slice(2)
+const [host, model, tokens] = process.argv.slice(2)
 const client = new Ollama({ host })
-const options = { temperature: 0, num_predict: 16 }
+const options = { temperature: 0, num_predict: Number(tokens) }
 const out = {}
 
 out.list = (await client.list()).models.map((m) => m.model)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import CACHE, MODEL
+from conftest import CACHE, MODEL, few
 
 HERE = pathlib.Path(__file__).parent
 MODULES = pathlib.Path(os.environ.get("LM_E2E_NODE", CACHE / "node"))  # ./check installs package.json there
@@ -18,7 +18,7 @@ def result(bridge):
     # Node looks for packages beside the script.
     script = MODULES / "client.mjs"
     script.write_text((HERE / "client.mjs").read_text())
-    done = subprocess.run(["node", str(script), bridge.url, MODEL], capture_output=True, text=True, timeout=600,
+    done = subprocess.run(["node", str(script), bridge.url, MODEL, str(few(16))], capture_output=True, text=True, timeout=600,
                           check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -2,9 +2,9 @@
 import ollama
 import pytest
 
-from conftest import MODEL
+from conftest import MODEL, few
 
-GREEDY = {"temperature": 0, "num_predict": 24, "seed": 1}
+GREEDY = {"temperature": 0, "num_predict": few(24), "seed": 1}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_generate_streams_what_it_also_returns_whole(client):
     assert "".join(p.response for p in pieces) == whole.response
     assert [p.done for p in pieces] == [False] * (len(pieces) - 1) + [True]
     last = pieces[-1]
-    assert last.eval_count == whole.eval_count and 0 < last.eval_count <= 24
+    assert last.eval_count == whole.eval_count and 0 < last.eval_count <= few(24)
     assert last.prompt_eval_count > 0 and last.total_duration > 0 and last.eval_duration > 0
     assert last.done_reason in ("stop", "length")
 
@@ -69,7 +69,7 @@ def test_context_continues_an_answer(client):
 
 
 def test_the_same_seed_gives_the_same_answer(client):
-    options = {"temperature": 1.2, "seed": 42, "num_predict": 20}
+    options = {"temperature": 1.2, "seed": 42, "num_predict": few(20)}
     client.generate(MODEL, "Once upon a time", raw=True, options=options)  # the same part is cached for all that follow
     answers = {client.generate(MODEL, "Once upon a time", raw=True, options=options).response for _ in range(3)}
     assert len(answers) == 1

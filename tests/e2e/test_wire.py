@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import MODEL
+from conftest import MODEL, few
 
 OPTIONS = {"temperature": 0, "num_predict": 8}
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$")
@@ -179,10 +179,10 @@ def test_a_long_conversation_is_cut_to_the_context(bridge):
         messages.append({"role": "assistant", "content": "Yes."})
     messages.append({"role": "user", "content": "Say hi."})
     status, answer = bridge.json("POST", "/api/chat", {"model": MODEL, "messages": messages, "stream": False,
-                                                       "options": {**OPTIONS, "num_ctx": 512}})
-    assert status == 200 and 0 < answer["prompt_eval_count"] <= 512
+                                                       "options": {**OPTIONS, "num_ctx": few(512)}})
+    assert status == 200 and 0 < answer["prompt_eval_count"] <= few(512)
     status, answer = bridge.json("POST", "/api/chat", {"model": MODEL, "messages": messages, "stream": False,
-                                                       "truncate": False, "options": {**OPTIONS, "num_ctx": 512}})
+                                                       "truncate": False, "options": {**OPTIONS, "num_ctx": few(512)}})
     assert status == 400 and answer["error"]
 
 
@@ -264,7 +264,7 @@ def test_clients_who_leave_give_their_place_back(own_bridge):
 def test_a_full_queue_answers_503(own_bridge):
     server = own_bridge(OLLAMA_NUM_PARALLEL="1", OLLAMA_MAX_QUEUE="1")
     server.json("POST", "/api/generate", {"model": MODEL})
-    body = ask(prompt="Write a long story.", stream=False, options={"num_predict": 60, "temperature": 0})
+    body = ask(prompt="Write a long story.", stream=False, options={"num_predict": few(60), "temperature": 0})
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: server.json("POST", "/api/generate", body), range(8)))
     codes = [status for status, _ in answers]
@@ -308,7 +308,7 @@ def test_damaged_models_give_one_clear_error(own_bridge, home, tmp_path):
 def test_sigterm_lets_a_running_answer_finish(own_bridge):
     server = own_bridge()
     server.json("POST", "/api/generate", {"model": MODEL})
-    body = ask(prompt="Write a story.", stream=False, options={"num_predict": 80, "temperature": 0})
+    body = ask(prompt="Write a story.", stream=False, options={"num_predict": few(80), "temperature": 0})
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(server.json, "POST", "/api/generate", body)
         for _ in range(200):
