@@ -8,7 +8,8 @@
 #include "engine/sampler.h"
 #include "mlx/backend.h"
 
-enum { VOCAB = 1000, ROWS = 32, N_TOKENS = 40, TOP = 5, MASK_WORDS = (VOCAB + 31) / 32 };
+/* Large enough for the best of a few to be found by blocks, and no multiple of them. */
+enum { VOCAB = 7001, ROWS = 32, N_TOKENS = 40, TOP = 5, MASK_WORDS = (VOCAB + 31) / 32 };
 
 typedef struct bed {
     const lm_backend *be;

@@ -15,6 +15,7 @@
 namespace {
 
 constexpr float NONE = -std::numeric_limits<float>::infinity();
+constexpr int BLOCK = 64;
 
 /* One number of each row, (n, 1). */
 template <typename F> mx::array column(const lm_pick *how, uint32_t n, F number) {
@@ -81,7 +82,7 @@ mx::array before_each(const mx::array &p, mx::Device where) {
 }
 
 /* The k best of each row, best first: their numbers and ids, (n, k). */
-std::pair<mx::array, mx::array> best_first(const mx::array &x, int k, mx::Device where) {
+std::pair<mx::array, mx::array> sorted(const mx::array &x, int k, mx::Device where) {
     mx::array down = mx::negative(x, where), ids = mx::argsort(down, 1, where);
     if (k < x.shape(1)) {
         ids = mx::slice(mx::argpartition(down, k - 1, 1, where), {0, 0}, {x.shape(0), k}, where);
@@ -89,6 +90,24 @@ std::pair<mx::array, mx::array> best_first(const mx::array &x, int k, mx::Device
         ids = mx::take_along_axis(ids, order, 1, where);
     }
     return {mx::take_along_axis(x, ids, 1, where), ids};
+}
+
+/* The same without sorting a whole vocabulary: none of the k best lies outside of the k blocks with the
+ * largest maxima. */
+std::pair<mx::array, mx::array> best_first(const mx::array &x, int k, mx::Device where) {
+    int n = x.shape(0), vocab = x.shape(1), n_blocks = (vocab + BLOCK - 1) / BLOCK;
+    if (2 * k > n_blocks) return sorted(x, k, where);
+    mx::array blocks =
+        mx::pad(x, {{0, 0}, {0, n_blocks * BLOCK - vocab}}, mx::array(NONE), "constant", where);
+    blocks = mx::reshape(blocks, {n, n_blocks, BLOCK}, where);
+    mx::array which = sorted(mx::max(blocks, 2, false, where), k, where).second;
+    which = mx::expand_dims(mx::astype(which, mx::int32, where), 2, where);
+    mx::array some = mx::reshape(mx::take_along_axis(blocks, which, 1, where), {n, k * BLOCK}, where);
+    mx::array place =
+        mx::add(mx::multiply(which, mx::array(BLOCK), where), mx::arange(0, BLOCK, mx::int32, where), where);
+    auto [numbers, at] = sorted(some, k, where);
+    mx::array ids = mx::take_along_axis(mx::reshape(place, {n, k * BLOCK}, where), at, 1, where);
+    return {numbers, mx::minimum(ids, mx::array(vocab - 1), where)}; /* padding is chosen where all is NaN */
 }
 
 /* Locally typical sampling (arXiv 2202.00666): what surprises nearest to the entropy, until p of the mass is
