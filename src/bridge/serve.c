@@ -182,8 +182,8 @@ int bridge_serve(const bridge_config *c) {
     if (st != LM_OK) {
         bool address = b.api && st == LM_IO; /* only the socket is left to fail then */
         fprintf(stderr, "mlx-ollama-bridge: %s\n", err.text);
-        close_all(&b);
         if (b.cluster) end_cluster(&b, address ? EXIT_ADDRESS : EXIT_FAILED);
+        close_all(&b);
         return address ? EXIT_ADDRESS : EXIT_FAILED;
     }
     lm_log(LM_LOG_INFO, "listening", "address=%s port=%u version=%s parallel=%u", c->host,
@@ -197,9 +197,8 @@ int bridge_serve(const bridge_config *c) {
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     lm_log(LM_LOG_INFO, "stopping", "running=%u", lm_server_open_exchanges(b.server));
     drain(&b, c->drain_ns);
-    if (b.cluster && bridge_cluster_lost(b.cluster)) end_cluster(&b, EXIT_FAILED);
+    if (b.cluster) end_cluster(&b, bridge_cluster_lost(b.cluster) ? EXIT_FAILED : EXIT_OK);
     close_all(&b);
-    if (b.cluster) end_cluster(&b, EXIT_OK);
     lm_log(LM_LOG_INFO, "stopped", NULL);
     return EXIT_OK;
 }

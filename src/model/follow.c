@@ -211,7 +211,8 @@ lm_status lm_follower_do(lm_follower *f, const void *frame, size_t n, bool *answ
     reader r = {.at = (const uint8_t *)frame + 1, .left = n - 1};
     lm_frame_kind kind = *(const uint8_t *)frame;
     *answers = kind == LM_FRAME_OPEN;
-    if (kind != LM_FRAME_OPEN && !f->model) return out_of_step(err);
+    /* A load that failed here is closed like any other. */
+    if (kind != LM_FRAME_OPEN && kind != LM_FRAME_CLOSE && !f->model) return out_of_step(err);
     switch (kind) {
     case LM_FRAME_OPEN: return open_model(f, &r, err);
     case LM_FRAME_CLOSE: close_model(f); return LM_OK;

@@ -147,7 +147,8 @@ static void messages_without_sense_are_refused(void **state) {
         for (size_t n = 1; n <= sizeof frame; n += 9) {
             memset(frame, n & 1 ? 0xff : 0, sizeof frame);
             frame[0] = (uint8_t)kind;
-            assert_int_equal(lm_follower_do(f, frame, n, &answers, &err), LM_CORRUPT);
+            lm_status want = kind == LM_FRAME_CLOSE ? LM_OK : LM_CORRUPT; /* closing nothing is nothing */
+            assert_int_equal(lm_follower_do(f, frame, n, &answers, &err), want);
             assert_int_equal(answers, kind == LM_FRAME_OPEN);
         }
     lm_follower_free(f);

@@ -328,3 +328,31 @@ def test_two_hosts(models, tmp_path, two_hosts, ranks, mode):
         for rank in started:
             if rank.process.poll() is None:
                 rank.end()
+
+
+def test_each_rank_looks_at_its_own_files(models, tmp_path, two_hosts):
+    """Another model at the same path, or none: an error for that model, and everything goes on."""
+    names, _ = two_hosts
+    hosts = [{"ssh": f"10.77.0.{i}", "ips": [f"10.77.0.{i}"]} for i in (1, 2)]
+    ring = [["10.77.0.1:32323"], ["10.77.0.2:32324"]]
+    other, none = models / "smollm3-f32", tmp_path / "nothing"
+    none.mkdir()
+    mounts = f"mount --bind {other} {models}/mixtral-q4 && mount --bind {none} {models}/qwen3-q4 && exec \"$@\""
+    where = [["ip", "netns", "exec", names[0]],
+             ["ip", "netns", "exec", names[1], "unshare", "--mount", "sh", "-c", mounts, "sh"]]
+    started = [Rank(tmp_path, i, hosts, ring, 32322, models, where=where[i]) for i in range(2)]
+    try:
+        port = started[0].says(r"msg=listening .*?port=(\d+)")[1]
+        for name, words in [("mixtral-q4", "rank 1: .*holds another model than on rank 0"),
+                            ("qwen3-q4", "rank 1: a model must lie at the same path on every host")]:
+            status, text = ask(names[0], port, "/api/generate", {"model": name, "prompt": "x", "stream": False})
+            assert status >= 400 and re.search(words, json.loads(text)["error"]), text
+        status, text = ask(names[0], port, "/api/generate", {"model": "smollm3-f32", "prompt": "x", "stream": False,
+                                                             "options": {"num_predict": 3}})
+        assert status == 200
+        assert started[0].end() == 0
+        assert started[1].process.wait(PATIENCE) == 0
+    finally:
+        for rank in started:
+            if rank.process.poll() is None:
+                rank.end()
