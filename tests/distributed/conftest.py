@@ -15,7 +15,9 @@ from known.bridge import Bridge  # noqa: E402
 
 # dense, grouped heads, biases, experts, fused weights, sinks, soft caps, norms over all heads, quantised in several ways
 FAMILIES = ["llama-f32", "llama-q8-g64", "llama-q4-g32", "llama-mxfp4", "llama-bf16", "qwen2-q4-g64", "qwen3-q4", "qwen3-moe-q4",
-            "mixtral-q4", "gpt-oss-mxfp4", "gpt-oss-bf16", "phi3-q4", "gemma2-q6", "gemma3-q4", "granite-q8", "olmo2-f32", "smollm3-f32"]
+            "mixtral-q4", "gpt-oss-mxfp4", "gpt-oss-bf16", "phi3-q4", "gemma2-q6", "gemma3-q4", "granite-q8", "olmo2-f32", "smollm3-f32",
+            "llama-mxfp8", "qwen2-nvfp4", "gpt-oss-mxfp8", "qwen3-moe-nvfp4"]
+UNEVEN = ["uneven-f32", "uneven-q4", "uneven-fused", "uneven-experts", "uneven-biases"]
 MLX = ["--backend", "mlx", "--device", "cpu"]
 
 
@@ -50,6 +52,26 @@ def with_tokenizer(source, target):
     (target / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def make_uneven(root):
+    """Three key/value heads and an odd number of quantisation groups: no two ranks get as much as each other."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+    import make_models as golden
+
+    odd = dict(hidden_size=192, num_attention_heads=6, num_key_value_heads=3, head_dim=32, intermediate_size=160)
+    four = golden.affine(4, 32)
+    golden.CASES.clear()
+    golden.case("uneven-f32", golden.base("llama", **odd))
+    golden.case("uneven-q4", golden.base("qwen2", **odd), "BF16", four)
+    golden.case("uneven-fused", golden.base("phi3", **{**odd, "head_dim": None}), "F16", four)
+    golden.case("uneven-experts", golden.base("mixtral", **odd, **golden.MIXTRAL), "F16", four)
+    golden.case("uneven-biases", golden.base("gpt_oss", **{**golden.GPT_OSS, **odd}))
+    for c in golden.CASES:
+        c["seed"] = 1
+        if c["specs"]:
+            golden.set_quantization(c)
+        golden.build(c).save(root / c["name"])
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     golden = os.environ.get("LM_GOLDEN_MODELS")
@@ -57,6 +79,10 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     for name in FAMILIES:
         with_tokenizer(Path(golden) / name, root / name)
+    sources = tmp_path_factory.mktemp("uneven")
+    make_uneven(sources)
+    for name in UNEVEN:
+        with_tokenizer(sources / name, root / name)
     return root
 
 

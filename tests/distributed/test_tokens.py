@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FAMILIES, MLX, Bridge, hostfile, ids
+from .conftest import FAMILIES, MLX, UNEVEN, Bridge, hostfile, ids
 
 DEEP = ["qwen3-moe-q4", "gpt-oss-mxfp4", "gemma2-q6", "gemma3-q4"]  # four layers at least
 # what cannot be dealt out by heads or groups, over 2 ranks
@@ -17,7 +17,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog"
 def alone(models):
     """What one process says, for each model."""
     with Bridge(*MLX, roots=[models]) as server:
-        return {name: ids(server, name, PROMPT) for name in FAMILIES}
+        return {name: ids(server, name, PROMPT) for name in FAMILIES + UNEVEN}
 
 
 def test_two_ranks_with_a_part_of_each_layer(alone, ranks):
@@ -35,6 +35,19 @@ def test_four_ranks(alone, ranks):
     for name, mode in [("llama-mxfp4", "tensor"), ("smollm3-f32", "tensor"), ("gpt-oss-bf16", "tensor"), ("gpt-oss-mxfp4", "pipeline")]:
         assert ids(server, name, PROMPT, n=12) == alone[name][:len(PROMPT) + 12], name
         assert server.health()["cluster"]["mode"] == mode, name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_unequal_parts(alone, ranks, size):
+    server = ranks(size, "--distributed-mode", "tensor")
+    for name in UNEVEN:
+        assert ids(server, name, PROMPT, n=12) == alone[name][:len(PROMPT) + 12], name
+
+
+def test_keys_and_values_in_fewer_bits(models, ranks):
+    with Bridge(*MLX, "--kv-cache-type", "q8_0", roots=[models]) as one:
+        want = ids(one, "smollm3-f32", PROMPT, n=12)
+    assert ids(ranks(2, "--kv-cache-type", "q8_0"), "smollm3-f32", PROMPT, n=12) == want
 
 
 @pytest.mark.parametrize("size,names", [(2, FAMILIES), (4, DEEP)])
