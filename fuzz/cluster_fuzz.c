@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const lm_backend none = {.name = "none"};
     static const lm_world world = {.rank = 1, .size = 2};
     static lm_follower *follower;
-    if (!follower) follower = lm_follower_new(&none, &world);
+    if (!follower) follower = lm_follower_new(&none, &world, UINT64_MAX);
     lm_str rest = {(const char *)data, size};
     lm_hosts hosts = {0};
     lm_err err = {0};

@@ -418,9 +418,18 @@ static lm_status meet_others(bridge_cluster *cl, const lm_backend *backend, bool
     return meet(cl, backend, err);
 }
 
+/* As the engine on rank 0 has it. */
+static uint64_t budget_of(const lm_backend *backend) {
+    lm_backend_info info;
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    backend->info(&info);
+    if (info.memory) return info.memory;
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size / 4 * 3 : UINT64_MAX;
+}
+
 /* Frames until rank 0 says goodbye. */
 static lm_status follow(bridge_cluster *cl, const lm_backend *backend, lm_err *err) {
-    lm_follower *f = lm_follower_new(backend, &cl->world);
+    lm_follower *f = lm_follower_new(backend, &cl->world, budget_of(backend));
     lm_str frame;
     lm_status st;
     while ((st = lm_link_next(cl->link, &frame, err)) == LM_OK) {

@@ -73,10 +73,15 @@ void lm_core_admit(lm_core *c, lm_sequence *q) {
     q->started_ns = lm_now_ns();
     q->job->metrics.queue_ns = q->started_ns - q->job->ready_ns;
     c->running[c->n_running++] = q;
+    lm_status st = lm_core_enter(c, &err);
+    if (st != LM_OK) {
+        lm_core_fail(c, q, false, st, err.text);
+        return;
+    }
     lm_prefix_find(&c->prefix, c->running, c->n_running, q);
-    lm_status st = LM_OK;
     while (!q->kv && (st = lm_model_seq_open(c->model, &q->kv, &err)) != LM_OK) {
         if (!lm_prefix_evict(&c->prefix)) break;
     }
+    lm_core_leave(c);
     if (st != LM_OK) lm_core_fail(c, q, false, st == LM_BUSY ? LM_NO_MEMORY : st, err.text);
 }

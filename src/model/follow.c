@@ -8,6 +8,7 @@
 struct lm_follower {
     const lm_backend *backend;
     const lm_world *world;
+    uint64_t budget;
     lm_model *model; /* NULL: none is open */
     lm_seq **seqs;   /* (LM_MAX_SEQS) by number */
     lm_flight *flights[LM_MAX_FLIGHTS];
@@ -21,8 +22,9 @@ struct lm_follower {
     uint32_t room_slices, room_rows;
 };
 
-lm_follower *lm_follower_new(const lm_backend *backend, const lm_world *world) {
+lm_follower *lm_follower_new(const lm_backend *backend, const lm_world *world, uint64_t budget) {
     lm_follower *f = lm_alloc(sizeof *f);
+    f->budget = budget;
     f->backend = backend;
     f->world = world;
     f->seqs = lm_alloc(LM_MAX_SEQS * sizeof *f->seqs);
@@ -112,6 +114,24 @@ static lm_status out_of_step(lm_err *err) {
 
 /* ---- doing what it says */
 
+/* Rank 0 has looked at its own memory only. */
+static lm_status check_memory(const lm_follower *f, const char *dir, const lm_model_config *config,
+                              lm_split split, lm_err *err) {
+    lm_world world = *f->world;
+    lm_model_config same = *config;
+    uint64_t bytes = 0;
+    world.split = split;
+    same.world = &world;
+    lm_status st = lm_model_estimate(f->backend, dir, &same, &bytes, err);
+    if (st == LM_OK && bytes > f->budget)
+        st = lm_fail(err, LM_NO_MEMORY,
+                     "this rank's share of the model requires more memory (%.1f GiB) than is available (%.1f "
+                     "GiB): lower num_ctx "
+                     "or the number of parallel requests, or use more ranks",
+                     (double)bytes / (1u << 30), (double)f->budget / (1u << 30));
+    return st;
+}
+
 static lm_status open_model(lm_follower *f, reader *r, lm_err *err) {
     lm_split split = (lm_split)take_below(r, LM_SPLIT_PIPELINE + 1);
     lm_model_config config = {.n_threads = take(r), .world = f->world};
@@ -126,7 +146,8 @@ static lm_status open_model(lm_follower *f, reader *r, lm_err *err) {
         memchr(r->at, 0, r->left))
         return out_of_step(err);
     char *dir = lm_str_dup((lm_str){(const char *)r->at, r->left});
-    lm_status st = lm_model_open_share(&f->model, f->backend, dir, &config, split, err);
+    lm_status st = check_memory(f, dir, &config, split, err);
+    if (st == LM_OK) st = lm_model_open_share(&f->model, f->backend, dir, &config, split, err);
     if (st == LM_NOT_FOUND) lm_fail_in(err, st, "a model must lie at the same path on every host");
     if (st == LM_OK) {
         const lm_model_info *i = lm_model_get_info(f->model);

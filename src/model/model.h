@@ -103,7 +103,8 @@ void lm_model_flight_free(lm_model *m, lm_flight *f);
 /* ---- the other ranks */
 
 typedef struct lm_follower lm_follower;
-lm_follower *lm_follower_new(const lm_backend *backend, const lm_world *world); /* both outlive it */
+/* backend and world outlive it. budget: bytes that a model may take on this rank; what takes more is refused with LM_NO_MEMORY. */
+lm_follower *lm_follower_new(const lm_backend *backend, const lm_world *world, uint64_t budget);
 void lm_follower_free(lm_follower *f);                                          /* NULL allowed */
 /* Does what a frame says. *answers: rank 0 waits for an answer to it, whatever the result. A failure where it doesn't: this rank is
  * out of step and must end. Frames may be anything: LM_CORRUPT. */

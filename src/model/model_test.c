@@ -231,6 +231,73 @@ static void a_directory_that_is_not_there_is_not_found(void **state) {
 
 #define IN_DIR(test) cmocka_unit_test_setup_teardown(test, make_test_dir, remove_test_dir)
 
+/* ---- several ranks */
+
+static uint64_t four_each(const lm_device_config *config) {
+    return 4ull * config->kv.n_layers * config->kv.n_kv_heads * config->kv.head_dim;
+}
+static const lm_backend sharing = {.name = "sharing", .kv_token_bytes = four_each};
+
+static uint64_t share_of(uint32_t rank, uint32_t size, lm_split split) {
+    lm_world world = {.rank = rank, .size = size, .split = split};
+    lm_model_config with = {.n_ctx = 256, .n_parallel = 1, .max_batch = 64, .world = &world};
+    lm_err err = {0};
+    uint64_t bytes = 0;
+    expect_ok(lm_model_estimate(&sharing, test_dir(), &with, &bytes, &err), err);
+    return bytes;
+}
+
+/* What is no weight is the same for two ranks with as many heads and layers. */
+static void a_rank_estimates_its_own_share(void **state) {
+    (void)state;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    put_llama(NULL, false);
+    enum { BOTH = 2 * 8 * WIDTH + 2 * WIDTH, HALVES = 16 * WIDTH * 2 + 3 * FFN * WIDTH };
+    /* tensor: rank 0 has the last norm, which the others don't need */
+    assert_int_equal(share_of(0, 2, LM_SPLIT_TENSOR) - share_of(1, 2, LM_SPLIT_TENSOR), 2 * WIDTH);
+    /* pipeline: a layer each; the tied embedding is needed at both ends, the last norm at one */
+    assert_int_equal(share_of(0, 2, LM_SPLIT_PIPELINE) - share_of(1, 2, LM_SPLIT_PIPELINE), 2 * WIDTH);
+    /* one key/value head: both have all of it, for half the layers in a pipeline */
+    int64_t kv = 512 * 4 * 8; /* of a layer: 256 tokens, and as many to spare */
+    int64_t tensor = (int64_t)share_of(0, 2, LM_SPLIT_TENSOR),
+            pipeline = (int64_t)share_of(0, 2, LM_SPLIT_PIPELINE);
+    assert_int_equal(tensor - pipeline, 2 * (2 * BOTH + HALVES) - 2 * LAYER + kv);
+    assert_int_equal(share_of(0, 2, LM_SPLIT_AUTO), tensor);
+    /* three ranks: two heads cannot be dealt out, two layers neither */
+    lm_world world = {.rank = 0, .size = 3, .split = LM_SPLIT_AUTO};
+    lm_model_config with = {.n_ctx = 256, .n_parallel = 1, .max_batch = 64, .world = &world};
+    lm_err err = {0};
+    uint64_t bytes = 0;
+    expect_fail(lm_model_estimate(&sharing, test_dir(), &with, &bytes, &err), LM_UNSUPPORTED, err,
+                "2 layers cannot be dealt out to 3 ranks");
+}
+
+static void a_rank_refuses_what_does_not_fit_its_own_memory(void **state) {
+    (void)state;
+    put_config("{\"model_type\":\"llama\"," CONFIG "}");
+    put_llama(NULL, false);
+    lm_world world = {.rank = 1, .size = 2};
+    lm_follower *f = lm_follower_new(&sharing, &world, 1000);
+    /* open; tensor, threads, context, parallel, batch, kv; layers, width, vocabulary, bytes */
+    const uint32_t numbers[] = {LM_SPLIT_TENSOR, 1, 256, 1, 64, LM_KV_F16, 2, WIDTH, VOCAB, 0, 0};
+    lm_buf frame;
+    lm_buf_init(&frame, 8192);
+    lm_buf_char(&frame, 1);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        for (int byte = 0; byte < 4; byte++) lm_buf_char(&frame, (char)(numbers[i] >> 8 * byte));
+    lm_buf_text(&frame, test_dir());
+    bool answers = false;
+    lm_err err = {0};
+    expect_fail(lm_follower_do(f, frame.ptr, frame.len, &answers, &err), LM_NO_MEMORY, err,
+                "this rank's share");
+    assert_true(answers);
+    lm_buf_text(&frame, "/nowhere");
+    expect_fail(lm_follower_do(f, frame.ptr, frame.len, &answers, &err), LM_NOT_FOUND, err,
+                "a model must lie at the same path on every host");
+    lm_buf_release(&frame);
+    lm_follower_free(f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_DIR(inspecting_counts_without_loading),
@@ -242,6 +309,8 @@ int main(void) {
         IN_DIR(experts_kept_apart_name_the_remedy),
         IN_DIR(an_estimate_grows_with_what_is_asked_for),
         IN_DIR(a_directory_that_is_not_there_is_not_found),
+        IN_DIR(a_rank_estimates_its_own_share),
+        IN_DIR(a_rank_refuses_what_does_not_fit_its_own_memory),
     };
     return cmocka_run_group_tests_name("model directories", tests, NULL, NULL);
 }

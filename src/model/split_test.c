@@ -138,7 +138,7 @@ static void messages_without_sense_are_refused(void **state) {
     (void)state;
     static const lm_backend none = {.name = "none"};
     lm_world w = {.rank = 1, .size = 2};
-    lm_follower *f = lm_follower_new(&none, &w);
+    lm_follower *f = lm_follower_new(&none, &w, UINT64_MAX);
     bool answers = false;
     lm_err err = {0};
     uint8_t frame[64] = {0};

@@ -330,6 +330,59 @@ def test_two_hosts(models, tmp_path, two_hosts, ranks, mode):
                 rank.end()
 
 
+SSH = """#!/bin/sh
+# Stands for ssh: the other host is a network namespace, and its shell knows nothing of our environment.
+echo "$@" >>{log}
+while [ "$1" != -- ]; do shift; done
+[ "$2" = far ] || {{ echo "ssh: unknown host $2" >&2; exit 255; }}
+exec ip netns exec {namespace} env -i PATH="$PATH" HOME="$HOME" sh -c "$3"
+"""
+
+
+def test_the_others_are_started_over_ssh(models, tmp_path, two_hosts, ranks):
+    names, _ = two_hosts
+    want = ids(ranks(1), "smollm3-f32")
+    ssh, argv, hosts = tmp_path / "bin" / "ssh", tmp_path / "argv", tmp_path / "hosts.json"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH.format(log=argv, namespace=names[1]))
+    ssh.chmod(0o755)
+    odd = "it's \"quoted\" $HOME `id` \\ end"
+    hosts.write_text(json.dumps({"envs": [f"LM_ODD={odd}"], "hosts": [{"ssh": "near", "ips": ["10.77.0.1"]}, {"ssh": "far", "ips": ["10.77.0.2"]}]}))
+    log_path = tmp_path / "log"
+    command = ["ip", "netns", "exec", names[0], program(), "--port", "0", "--models", str(tmp_path / "own"), "--root", str(models), *MLX,
+               "--distributed", str(hosts)]
+    env = clean_env(HOME=str(tmp_path), PATH=f"{ssh.parent}:{os.environ['PATH']}")
+    with open(log_path, "wb") as log:
+        zero = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not (found := re.search(r"msg=listening .*?port=(\d+)", log_path.read_text(errors="replace"))):
+            assert time.monotonic() < end and zero.poll() is None, log_path.read_text(errors="replace")
+            time.sleep(0.05)
+        assert "[rank 1] time=" in log_path.read_text()
+        body = {"model": "smollm3-f32", "prompt": "the quick brown fox", "stream": False,
+                "options": {"temperature": 0, "num_predict": 24, "num_ctx": 128}}
+        status, text = ask(names[0], found[1], "/api/generate", body)
+        assert status == 200 and json.loads(text)["context"] == want
+        [far] = [pid for pid in own_programs(zero.pid)]
+        with open(f"/proc/{far}/environ", "rb") as f:
+            there = dict(item.split("=", 1) for item in f.read().decode().split("\0") if "=" in item)
+        assert there["LM_ODD"] == odd and there["MLX_RANK"] == "1"
+        secret = there["MLX_BRIDGE_SECRET"]
+        assert len(secret) == 64
+        # nobody who lists the processes sees it
+        assert secret not in argv.read_text()
+        with open(f"/proc/{far}/cmdline", "rb") as f:
+            assert secret.encode() not in f.read()
+        zero.terminate()
+        assert zero.wait(PATIENCE) == 0
+        within("gone", lambda: gone(far))
+    finally:
+        if zero.poll() is None:
+            zero.kill()
+            zero.wait()
+
+
 def test_each_rank_looks_at_its_own_files(models, tmp_path, two_hosts):
     """Another model at the same path, or none: an error for that model, and everything goes on."""
     names, _ = two_hosts
