@@ -85,7 +85,8 @@ lm_status lm_link_join(lm_link **out, const lm_link_config *config, int64_t wait
 
 /* Rank 0, one thread at a time: a frame to every other rank. After a loss: LM_BUSY with its text. */
 lm_status lm_link_tell(lm_link *l, const void *frame, size_t n, lm_err *err) LM_CHECKED;
-/* Waits for an answer of each to the last frame. The first that is not LM_OK is the result, its text begins with the rank. */
+/* Waits for an answer of each to the last frame. The first that is not LM_OK is the result, its text begins with the rank; who does not
+ * answer in wait_ns is lost. */
 lm_status lm_link_answers(lm_link *l, int64_t wait_ns, lm_err *err) LM_CHECKED;
 /* Rank 0: declares rank r lost. */
 void lm_link_lose(lm_link *l, uint32_t rank, const char *why);

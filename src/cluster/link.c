@@ -447,10 +447,10 @@ lm_status lm_link_answers(lm_link *l, int64_t wait_ns, lm_err *err) {
             ts.tv_sec += 1; /* looks again then */
             pthread_cond_timedwait(&l->changed, &l->lock, &ts);
         }
+        /* An answer that comes later would be taken for one to something else. */
+        if (!p->answered && !l->is_lost) lose(l, p->rank, "it did not answer in time");
         if (l->is_lost)
             st = lm_fail(err, LM_BUSY, "%s", l->lost.text);
-        else if (!p->answered)
-            st = lm_fail(err, LM_TIMEOUT, "rank %u does not answer", p->rank);
         else if (p->answer.status != LM_OK)
             st = lm_fail(err, p->answer.status, "rank %u: %s", p->rank, p->answer.text);
     }
