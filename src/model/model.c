@@ -35,7 +35,9 @@ static uint64_t scratch_bytes(const lm_config *c, const lm_model_config *config)
     uint64_t ffn = c->n_experts ? (uint64_t)c->top_k * c->expert_ffn : c->ffn;
     if (c->ffn > ffn) ffn = c->ffn;
     uint64_t row = 6 * (uint64_t)c->width + heads + 3 * ffn;
-    return (row * config->max_batch + 2 * (uint64_t)c->n_vocab * config->n_parallel) * sizeof(float);
+    /* Codes of one layer and sequence become numbers while a prompt's part reads them. */
+    uint64_t plain = config->kv_type == LM_KV_F16 ? 0 : 2ull * config->n_ctx * c->n_kv_heads * c->head_dim;
+    return (row * config->max_batch + plain + 2 * (uint64_t)c->n_vocab * config->n_parallel) * sizeof(float);
 }
 
 static lm_status check_config(const lm_model_config *config, lm_err *err) {
