@@ -146,7 +146,11 @@ static void make_orders(lm_core *c, lm_batch *b) {
         lm_sequence *q = b->out_seq[i];
         lm_err err = {0};
         lm_status st = q ? lm_sequence_order(q, &b->orders[i], &err) : LM_OK;
-        if (st != LM_OK) lm_core_fail(c, q, false, st, err.text);
+        if (st != LM_OK) {
+            LM_ASSERT(b->flight); /* only a grammar fails, and its orders come late: nobody leaves before the
+                                     launch */
+            lm_core_fail(c, q, false, st, err.text);
+        }
         if (!q || st != LM_OK) b->orders[i] = (lm_pick){.top_k = 1};
     }
 }
