@@ -161,6 +161,7 @@ lm_need() {
 # lm_venv NAME [REQUIREMENTS]: a virtual environment outside the tree; prints its python. Made again when the list changes.
 lm_venv() {
     local dir=$LM_CACHE/$1 list=${2:-} stamp
+    [ -z "$list" ] || [ -r "$list" ] || die "$list cannot be read"
     stamp=$(if [ -n "$list" ]; then cat "$list"; fi | cksum)
     if [ "$(cat "$dir/stamp" 2>/dev/null)" != "$stamp" ] || ! "$dir/bin/python" -c '' 2>/dev/null; then
         rm -rf "$dir"
