@@ -38,7 +38,12 @@ void lm_call_unref(lm_call *call) {
     pthread_mutex_unlock(&call->lock);
     if (left) return;
     leave_list(call);
-    if (call->job) lm_job_unref(call->job);
+    while (call->jobs) {
+        lm_call_job *first = call->jobs;
+        call->jobs = first->next;
+        lm_job_unref(first->job);
+        free(first);
+    }
     lm_http_unref(call->x);
     free(call->model);
     free(call->error);
@@ -72,9 +77,9 @@ void lm_call_note_error(lm_call *call, lm_str text) {
 void lm_call_cancel(lm_call *call) {
     pthread_mutex_lock(&call->lock);
     call->gone = true;
-    lm_job *job = call->job; /* set once, held until the call is freed */
+    lm_call_job *jobs = call->jobs; /* they stay until the call is freed */
     pthread_mutex_unlock(&call->lock);
-    if (job) lm_job_cancel(job);
+    for (; jobs; jobs = jobs->next) lm_job_cancel(jobs->job);
 }
 
 /* Takes a reference when there is somebody to cancel. api->lock is held, so that the call cannot be freed
@@ -97,8 +102,11 @@ lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *reque
     lm_job *job = NULL;
     lm_status st = lm_engine_submit(call->api->config.engine, &ref, request, sink, ctx, &job, err);
     if (st != LM_OK) return st;
+    lm_call_job *one = lm_alloc(sizeof *one);
+    one->job = job;
     pthread_mutex_lock(&call->lock);
-    call->job = job;
+    one->next = call->jobs;
+    call->jobs = one;
     bool gone = call->gone;
     pthread_mutex_unlock(&call->lock);
     if (gone) lm_job_cancel(job);
@@ -176,13 +184,19 @@ static void no_route(lm_call *call, lm_str path, lm_buf *allowed) {
     lm_reply_text(call, 404, "404 page not found");
 }
 
+static bool route_fits(const lm_route *r, lm_str path) {
+    size_t n = strlen(r->path);
+    if (n && r->path[n - 1] == '*') return path.len >= n && !memcmp(path.ptr, r->path, n - 1);
+    return lm_str_eq((lm_str){r->path, n}, path);
+}
+
 static void dispatch(lm_call *call) {
     lm_str method = lm_http_method(call->x), path = lm_http_path(call->x);
     lm_buf allowed;
     lm_buf_init(&allowed, 256);
     for (const lm_route *const *table = call->api->config.tables; *table; table++) {
         for (const lm_route *r = *table; r->path; r++) {
-            if (!lm_str_eq(lm_str_of(r->path), path)) continue;
+            if (!route_fits(r, path)) continue;
             if (lm_str_eq(lm_str_of(r->method), method)) {
                 r->handler(call);
                 goto done;

@@ -1,4 +1,4 @@
-/* api.h - wire formats: Ollama's HTTP API over the engine and the store.
+/* api.h - wire formats: Ollama's and OpenAI's HTTP APIs over the engine and the store.
  *
  * lm_api_handle takes every request of the server: Host and Origin rules first, then the route tables, then
  * one of the handlers below on the worker's thread. Inference goes to the engine with a sink that formats
@@ -21,12 +21,14 @@ typedef void lm_api_handler(lm_call *call);
 
 typedef struct lm_route {
     const char *method; /* a HEAD without a row of its own is 405, as Ollama's */
-    const char *path;
+    const char *path;   /* one that ends in "*" stands for all that go on there */
     lm_api_handler *handler;
 } lm_route;
 
 /* Ollama's native endpoints, ended by a row with path NULL. */
 extern const lm_route lm_ollama_routes[];
+/* OpenAI's: /v1/chat/completions, /v1/completions, /v1/models. */
+extern const lm_route lm_openai_routes[];
 /* GET /health: this server's own. */
 extern const lm_route lm_health_routes[];
 

@@ -91,6 +91,15 @@ void lm_field_int(lm_fields *f, const char *name, int64_t *out) {
     if (v) *out = json_is_integer(v) ? json_integer_value(v) : (int64_t)json_real_value(v);
 }
 
+static bool is_number(const json_t *v) {
+    return json_is_number(v);
+}
+
+void lm_field_float(lm_fields *f, const char *name, double *out) {
+    const json_t *v = checked(f, name, is_number, "float64");
+    if (v) *out = json_number_value(v);
+}
+
 void lm_field_str(lm_fields *f, const char *name, const char **out, size_t *len) {
     const json_t *v = checked(f, name, is_string, "string");
     if (!v) return;

@@ -22,6 +22,7 @@ json_t *lm_field(const json_t *object, const char *name); /* borrowed; NULL when
 
 void lm_field_bool(lm_fields *f, const char *name, bool *out);
 void lm_field_int(lm_fields *f, const char *name, int64_t *out);
+void lm_field_float(lm_fields *f, const char *name, double *out);
 /* Borrowed from the object. May hold NUL characters: *len (NULL allowed) is its length; without len a NUL is
  * refused. */
 void lm_field_str(lm_fields *f, const char *name, const char **out, size_t *len);

@@ -25,6 +25,11 @@ void ollama_request_release(ollama_request *r);
  * says. The status and text are Ollama's for a wrong option, which it finds after the model. */
 lm_status ollama_request_options(ollama_request *r, const lm_text_sampling *makers, lm_err *err) LM_CHECKED;
 
+lm_status ollama_find_model(lm_call *call, const ollama_request *r, lm_entry *out, lm_err *err) LM_CHECKED;
+/* What the request wants and the model cannot is refused; settles "think" and the options where nothing was
+ * said. */
+lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) LM_CHECKED;
+
 /* Answers `call` from the engine's events: the sink and its context. The run frees itself after its last
  * event. */
 typedef struct ollama_run ollama_run;

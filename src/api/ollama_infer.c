@@ -15,7 +15,7 @@ static lm_status lacks(const char *name, const char *what, lm_err *err) {
     return lm_fail(err, LM_INVALID, "%s does not support %s", full, what);
 }
 
-static lm_status find_model(lm_call *call, const ollama_request *r, lm_entry *model, lm_err *err) {
+lm_status ollama_find_model(lm_call *call, const ollama_request *r, lm_entry *model, lm_err *err) {
     if (!r->model[0]) {
         if (r->form == OLLAMA_CHAT) return lm_fail(err, LM_INVALID, "model is required");
         return lm_fail(err, LM_NOT_FOUND, "model '' not found");
@@ -23,8 +23,7 @@ static lm_status find_model(lm_call *call, const ollama_request *r, lm_entry *mo
     return lm_store_find(call->api->config.store, r->model, model, err);
 }
 
-/* What the request wants and the model cannot; settles "think" and the options where nothing was said. */
-static lm_status meet_model(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
+lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
     lm_request *q = r->request;
     lm_facts facts;
     lm_facts_get(call->api->facts, model, &facts);
@@ -64,13 +63,13 @@ static void infer(lm_call *call, ollama_form form) {
     lm_http_body_drop(call->x);
     if (st != LM_OK) goto done;
     lm_call_note_model(call, r.model);
-    st = find_model(call, &r, &model, &err);
+    st = ollama_find_model(call, &r, &model, &err);
     if (st != LM_OK) goto done;
     if (r.empty && r.request->keep_alive_ns == 0) {
         unload(call, &r, &model);
         goto done;
     }
-    st = meet_model(call, &r, &model, &err);
+    st = ollama_meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, &r, &model, &err);
 done:
     if (st != LM_OK) ollama_error(call, st, err.text);

@@ -3,9 +3,9 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "api/ollama.h"
+#include "api/pieces.h"
 
 struct ollama_run {
     lm_call *call;
@@ -76,48 +76,16 @@ static void write_message(lm_buf *b, ollama_form form, lm_str content, lm_str th
     if (chat) lm_buf_char(b, '}');
 }
 
-static void write_logprob(lm_buf *b, const lm_logprob *p) {
-    lm_buf_text(b, "\"token\":");
-    lm_json_write_string(b, p->bytes);
-    lm_buf_text(b, ",\"logprob\":");
-    lm_json_write_double(b, (double)p->logprob);
-    lm_buf_text(b, ",\"bytes\":[");
-    for (size_t i = 0; i < p->bytes.len; i++)
-        lm_buf_printf(b, "%s%u", i ? "," : "", (unsigned char)p->bytes.ptr[i]);
-    lm_buf_char(b, ']');
-}
-
 static void write_logprobs(lm_buf *b, const lm_token_logprobs *list, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (b->len && b->ptr[b->len - 1] == '}') lm_buf_char(b, ',');
-        lm_buf_char(b, '{');
-        write_logprob(b, &list[i].chosen);
-        if (list[i].n_top) lm_buf_text(b, ",\"top_logprobs\":[");
-        for (uint32_t j = 0; j < list[i].n_top; j++) {
-            lm_buf_text(b, j ? ",{" : "{");
-            write_logprob(b, &list[i].top[j]);
-            lm_buf_char(b, '}');
-        }
-        lm_buf_text(b, list[i].n_top ? "]}" : "}");
+        lm_write_logprobs(b, &list[i], list[i].n_top > 0);
     }
-}
-
-/* "call_" and eight of [a-z0-9] */
-static void call_id(char out[16]) {
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
-    unsigned char random[8];
-    if (getentropy(random, sizeof random)) {
-        uint64_t now = lm_now_ns(); /* ids need to differ, not to be secret */
-        memcpy(random, &now, sizeof random);
-    }
-    memcpy(out, "call_", 5);
-    for (int i = 0; i < 8; i++) out[5 + i] = letters[random[i] % 36];
-    out[13] = '\0';
 }
 
 static void write_tool_call(lm_buf *b, uint32_t index, lm_str name, lm_str arguments) {
     char id[16];
-    call_id(id);
+    lm_call_id(id);
     if (b->len) lm_buf_char(b, ',');
     lm_buf_printf(b, "{\"id\":\"%s\",\"function\":{\"index\":%u,\"name\":", id, index);
     lm_json_write_string(b, name);

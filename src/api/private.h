@@ -26,6 +26,12 @@ struct lm_api {
     lm_call *calls;       /* all that are not freed yet */
 };
 
+/* A request that is answered several times has several jobs. */
+typedef struct lm_call_job {
+    lm_job *job;
+    struct lm_call_job *next;
+} lm_call_job;
+
 /* References: the handler's, the exchange's (until it is over), the sink's (until its last event). */
 struct lm_call {
     lm_api *api;
@@ -33,8 +39,8 @@ struct lm_call {
     lm_call *prev, *next; /* in api->calls */
     pthread_mutex_t lock; /* guards the rest */
     uint32_t refs;
-    lm_job *job;
-    bool gone; /* the client has left: a job that starts after this is cancelled at once */
+    lm_call_job *jobs; /* grows at the front, freed with the call */
+    bool gone;         /* the client has left: a job that starts after this is cancelled at once */
     char *model;
     char *error;
     uint32_t n_prompt, n_eval;
@@ -46,11 +52,12 @@ void lm_call_unref(lm_call *call);
 void lm_call_note_model(lm_call *call, const char *model);
 void lm_call_note_metrics(lm_call *call, const lm_metrics *m);
 void lm_call_note_error(lm_call *call, lm_str text);
-/* Hands a request to the engine so that a client who leaves cancels it. On failure nothing has been answered.
+/* Hands a request to the engine so that a client who leaves cancels it. Several are allowed. On failure
+ * nothing has been answered.
  */
 lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *request, lm_sink *sink, void *ctx,
                          lm_err *err) LM_CHECKED;
-void lm_call_cancel(lm_call *call);
+void lm_call_cancel(lm_call *call); /* all of its jobs */
 
 void lm_reply_text(lm_call *call, int status, const char *text);
 void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed buffer becomes an error */

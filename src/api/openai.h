@@ -1,0 +1,59 @@
+/* openai.h - OpenAI's two inference requests, read into the form of Ollama's and answered from events.
+ *
+ * A body becomes an ollama_request, whose checks and options hold here as well, and what OpenAI's API has
+ * over it: several answers, tool_choice, usage in a stream. Each answer ("choice") is a request to the engine
+ * of its own. */
+#ifndef LM_API_OPENAI_H
+#define LM_API_OPENAI_H
+
+#include "api/fields.h"
+#include "api/ollama.h"
+
+#define OPENAI_MAX_CHOICES 128
+
+typedef enum openai_form { OPENAI_CHAT, OPENAI_COMPLETION } openai_form;
+
+typedef struct openai_request {
+    openai_form form;
+    ollama_request ask; /* ask.request lacks the prompt of a completion */
+    json_t *prompts;    /* COMPLETION: array of strings, or of arrays of token ids */
+    json_t *suffix;     /* COMPLETION: a string, or NULL */
+    uint32_t n;         /* answers to each prompt */
+    uint32_t n_choices; /* answers in all, at most OPENAI_MAX_CHOICES */
+    bool include_usage; /* a stream ends with the counts */
+    bool echo;          /* COMPLETION: the prompt comes before each answer */
+    bool forced;        /* CHAT: the grammar makes a tool call of the answer */
+    bool one_call;      /* CHAT: parallel_tool_calls is false */
+} openai_request;
+
+/* LM_INVALID, LM_TOO_LARGE with the text for the client. *out is written only on LM_OK; the caller releases
+ * it. */
+lm_status openai_request_read(lm_str body, openai_form form, openai_request *out, lm_err *err) LM_CHECKED;
+void openai_request_release(openai_request *r);
+/* What answer number i asks of the engine: to be called once the model is known and ask's options are read.
+ */
+lm_status openai_request_choice(const openai_request *r, uint32_t i, lm_request **out,
+                                lm_err *err) LM_CHECKED;
+
+/* "messages", "tools" and "tool_choice" into r. A failure is f's. */
+void openai_messages_read(lm_fields *f, openai_request *r);
+void openai_tools_read(lm_fields *f, openai_request *r);
+
+/* Answers `call` from the events of all choices. Each choice is the context of a sink. A run frees itself
+ * after its last event and openai_run_started. */
+typedef struct openai_run openai_run;
+typedef struct openai_choice openai_choice;
+openai_run *openai_run_new(lm_call *call, const openai_request *r);
+openai_choice *openai_run_choice(openai_run *run, uint32_t i);
+lm_sink openai_sink;
+/* Once, when n_submitted choices are the engine's. A failure says why the others are not: those that run are
+ * cancelled, and it is what the client gets. */
+void openai_run_started(openai_run *run, uint32_t n_submitted, lm_status st, const char *text);
+
+/* {"error":{...}} with the status's HTTP code. */
+void openai_error(lm_call *call, lm_status st, const char *text);
+void openai_write_error(lm_buf *b, lm_status st, const char *text);
+
+lm_api_handler openai_models, openai_model;
+
+#endif

@@ -1,0 +1,317 @@
+/* OpenAI's messages and tools in the form that templates read, which is Ollama's: content is one text,
+ * arguments are objects, a tool's answer knows the tool's name. */
+#include <string.h>
+
+#include "api/openai.h"
+
+static const char type[] = "ChatCompletionRequest";
+
+/* A reader of one message, and what is known of those before it. */
+typedef struct reader {
+    openai_request *r;
+    lm_fields *f;  /* whose failure counts */
+    size_t at;     /* index of the message */
+    json_t *names; /* id of a tool call -> name of its function */
+} reader;
+
+static void fail(lm_fields *f, const char *format, ...) LM_PRINTF(2, 3);
+static void fail(lm_fields *f, const char *format, ...) {
+    if (f->st != LM_OK) return;
+    char text[sizeof f->err.text];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    f->st = lm_fail(&f->err, LM_INVALID, "%s", text);
+}
+
+static void adopt(lm_fields *f, const lm_fields *inner) {
+    if (f->st != LM_OK || inner->st == LM_OK) return;
+    f->st = inner->st;
+    f->err = inner->err;
+}
+
+/* ---- content */
+
+static void read_image(reader *m, const json_t *part) {
+    const json_t *image = lm_field(part, "image_url");
+    const char *url = json_string_value(json_is_object(image) ? lm_field(image, "url") : image);
+    if (!url)
+        fail(m->f, "messages[%zu]: image_url must have a url", m->at);
+    else if (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8))
+        fail(m->f, "image URLs are not currently supported, please use base64 encoded data instead");
+    else if (strncmp(url, "data:", 5) != 0)
+        fail(m->f, "invalid image input");
+    else
+        m->r->ask.images = true; /* refused once the model is known */
+}
+
+static void read_part(reader *m, const json_t *part, lm_buf *out) {
+    if (!json_is_object(part)) {
+        fail(m->f, "messages[%zu]: a part of content must be an object", m->at);
+        return;
+    }
+    lm_fields f = lm_fields_in(part, type, "messages.content.");
+    const char *kind = "", *text = NULL;
+    size_t len = 0;
+    lm_field_str(&f, "type", &kind, NULL);
+    bool refusal = !strcmp(kind, "refusal");
+    if (!strcmp(kind, "text") || refusal) {
+        lm_field_str(&f, refusal ? "refusal" : "text", &text, &len);
+        if (!text && f.st == LM_OK) fail(&f, "messages[%zu]: a part of type %s needs it", m->at, kind);
+        if (text && out->len) lm_buf_text(out, "\n\n"); /* as Ollama joins messages of one role */
+        if (text) lm_buf_add(out, text, len);
+    } else if (!strcmp(kind, "image_url")) {
+        read_image(m, part);
+    } else {
+        fail(&f, "messages[%zu]: invalid message content type: \"%.40s\", expected \"text\"", m->at, kind);
+    }
+    adopt(m->f, &f);
+}
+
+/* NULL when there is none. */
+static json_t *read_content(reader *m, const json_t *message) {
+    json_t *content = lm_field(message, "content"), *part, *whole = NULL;
+    if (!content) return NULL;
+    if (json_is_string(content)) return json_incref(content);
+    if (!json_is_array(content)) {
+        fail(m->f, "messages[%zu]: invalid message content type, expected a string or an array of parts",
+             m->at);
+        return NULL;
+    }
+    lm_buf text;
+    lm_buf_init(&text, MAX_ANSWER);
+    size_t i;
+    json_array_foreach(content, i, part) {
+        if (m->f->st == LM_OK) read_part(m, part, &text);
+    }
+    if (text.failed) fail(m->f, "messages[%zu]: content is too long", m->at);
+    if (m->f->st == LM_OK) whole = json_stringn(text.ptr ? text.ptr : "", text.len);
+    lm_buf_release(&text);
+    return whole;
+}
+
+/* ---- tool calls */
+
+/* OpenAI has them as text; those who send an object mean the same. */
+static json_t *read_arguments(reader *m, const json_t *function) {
+    json_t *given = lm_field(function, "arguments"), *parsed = NULL;
+    lm_str text = {json_string_value(given), json_string_length(given)};
+    lm_err ignored;
+    if (!given || (json_is_string(given) && lm_str_trim(text).len == 0)) return json_object();
+    if (json_is_object(given)) return json_incref(given);
+    if (json_is_string(given) && lm_json_parse(text, &parsed, &ignored) == LM_OK) {
+        if (json_is_object(parsed)) return parsed;
+        json_decref(parsed);
+    }
+    fail(m->f, "messages[%zu]: invalid tool call arguments: expected a JSON object as a string", m->at);
+    return json_object();
+}
+
+static json_t *read_tool_call(reader *m, const json_t *value) {
+    const json_t *function = json_is_object(value) ? lm_field(value, "function") : NULL;
+    if (!json_is_object(function)) {
+        fail(m->f, "messages[%zu]: a tool call needs a function", m->at);
+        return NULL;
+    }
+    lm_fields f = lm_fields_in(value, type, "messages.tool_calls.");
+    lm_fields g = lm_fields_in(function, type, "messages.tool_calls.function.");
+    const char *id = "", *name = "";
+    lm_field_str(&f, "id", &id, NULL);
+    lm_field_str(&g, "name", &name, NULL);
+    if (!name[0]) fail(&g, "messages[%zu]: a tool call needs the name of its function", m->at);
+    adopt(m->f, &f);
+    adopt(m->f, &g);
+    json_t *call = json_object(), *inner = json_object();
+    if (id[0]) json_object_set_new(call, "id", json_string(id));
+    json_object_set_new(inner, "name", json_string(name));
+    json_object_set_new(inner, "arguments", read_arguments(m, function));
+    json_object_set_new(call, "function", inner);
+    if (id[0]) json_object_set_new(m->names, id, json_string(name));
+    return call;
+}
+
+static void read_tool_calls(reader *m, lm_fields *f, json_t *to) {
+    json_t *list = lm_field_array(f, "tool_calls", "[]openai.ToolCall"), *one;
+    if (!json_array_size(list)) return;
+    json_t *calls = json_array();
+    size_t i;
+    json_array_foreach(list, i, one) {
+        json_t *call = m->f->st == LM_OK ? read_tool_call(m, one) : NULL;
+        if (!call) break;
+        json_array_append_new(calls, call);
+    }
+    json_object_set_new(to, "tool_calls", calls);
+}
+
+/* ---- messages */
+
+/* The role as templates know it; NULL: there is no such role. */
+static const char *role_of(const char *role) {
+    static const char *const roles[][2] = {{"system", "system"}, {"developer", "system"},
+                                           {"user", "user"},     {"assistant", "assistant"},
+                                           {"tool", "tool"},     {"function", "tool"}};
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (!strcmp(role, roles[i][0])) return roles[i][1];
+    return NULL;
+}
+
+static void read_extras(reader *m, lm_fields *f, const char *role, json_t *to) {
+    const char *thinking = NULL, *id = "", *name = "";
+    size_t len = 0;
+    lm_field_str(f, "reasoning", &thinking, &len);
+    if (!thinking) lm_field_str(f, "reasoning_content", &thinking, &len);
+    lm_field_str(f, "tool_call_id", &id, NULL);
+    lm_field_str(f, "name", &name, NULL);
+    if (!strcmp(role, "assistant")) {
+        if (thinking && len) json_object_set_new(to, "thinking", json_stringn(thinking, len));
+        read_tool_calls(m, f, to);
+    } else if (!strcmp(role, "tool")) {
+        const char *called = id[0] ? json_string_value(json_object_get(m->names, id)) : NULL;
+        if (id[0]) json_object_set_new(to, "tool_call_id", json_string(id));
+        if (called || name[0]) json_object_set_new(to, "tool_name", json_string(called ? called : name));
+    }
+}
+
+static json_t *read_message(reader *m, const json_t *value) {
+    if (!json_is_object(value)) {
+        lm_field_wrong(m->f, "messages", value, "openai.Message");
+        return NULL;
+    }
+    lm_fields f = lm_fields_in(value, type, "messages.");
+    const char *given = "";
+    lm_field_str(&f, "role", &given, NULL);
+    adopt(m->f, &f);
+    const char *role = role_of(given);
+    if (!role) {
+        fail(m->f, "messages[%zu]: role must be system, developer, user, assistant or tool, not \"%.40s\"",
+             m->at, given);
+        return NULL;
+    }
+    json_t *to = json_object(), *content = read_content(m, value);
+    json_object_set_new(to, "role", json_string(role));
+    json_object_set_new(to, "content", content ? content : json_string(""));
+    read_extras(m, &f, role, to);
+    bool says = content || json_object_get(to, "tool_calls") || json_object_get(to, "thinking");
+    if (!says) fail(m->f, "messages[%zu]: invalid message content type: <nil>", m->at);
+    adopt(m->f, &f);
+    return to;
+}
+
+void openai_messages_read(lm_fields *f, openai_request *r) {
+    json_t *list = lm_field_array(f, "messages", "[]openai.Message"), *one;
+    if (f->st == LM_OK && !json_array_size(list)) fail(f, "[] is too short - 'messages'");
+    reader m = {.r = r, .f = f, .names = json_object()};
+    r->ask.request->messages = json_array();
+    json_array_foreach(list, m.at, one) {
+        json_t *message = f->st == LM_OK ? read_message(&m, one) : NULL;
+        if (!message) break;
+        json_array_append_new(r->ask.request->messages, message);
+    }
+    json_decref(m.names);
+}
+
+/* ---- tools */
+
+static void check_tool(lm_fields *f, size_t i, const json_t *tool) {
+    const json_t *kind = json_is_object(tool) ? lm_field(tool, "type") : NULL;
+    const json_t *function = json_is_object(tool) ? lm_field(tool, "function") : NULL;
+    if (!json_is_object(tool))
+        lm_field_wrong(f, "tools", tool, "api.Tool");
+    else if (kind && (!json_is_string(kind) || strcmp(json_string_value(kind), "function") != 0))
+        fail(f, "tools[%zu]: only tools of type \"function\" are supported", i);
+    else if (!json_is_object(function))
+        fail(f, "tools[%zu]: function is required", i);
+    else if (!json_string_length(json_object_get(function, "name")))
+        fail(f, "tools[%zu]: function.name is required", i);
+    const json_t *parameters = json_object_get(function, "parameters");
+    if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
+        fail(f, "tools[%zu]: function.parameters must be a JSON Schema object", i);
+}
+
+/* What references in a tool's schema point to is found from the root of the whole schema. */
+static void lift(lm_fields *f, json_t *from, const char *key, json_t *root) {
+    json_t *given = json_object_get(from, key), *all = json_object_get(root, key), *value;
+    const char *name;
+    if (!json_is_object(given)) return;
+    if (!all) {
+        all = json_object();
+        json_object_set_new(root, key, all);
+    }
+    json_object_foreach(given, name, value) {
+        json_t *other = json_object_get(all, name);
+        if (other && !json_equal(other, value))
+            fail(f, "two tools define \"%.60s\" in %s differently: name one tool in tool_choice", name, key);
+        json_object_set(all, name, value);
+    }
+    json_object_del(from, key);
+}
+
+/* {"name": "f", "arguments": {...}}: the form in which the parser of answers finds a call. */
+static json_t *call_schema(lm_fields *f, const json_t *function, json_t *root) {
+    json_t *parameters = json_object_get(function, "parameters");
+    json_t *arguments =
+        json_object_size(parameters) ? json_copy(parameters) : json_pack("{s:s}", "type", "object");
+    lift(f, arguments, "$defs", root);
+    lift(f, arguments, "definitions", root);
+    return json_pack("{s:s,s:{s:{s:O},s:o},s:[s,s],s:b}", "type", "object", "properties", "name", "const",
+                     json_object_get(function, "name"), "arguments", arguments, "required", "name",
+                     "arguments", "additionalProperties", 0);
+}
+
+/* One call of one of the tools, or of the one that is named. */
+static void force_call(lm_fields *f, openai_request *r, const char *only) {
+    json_t *root = json_object(), *any = json_array(), *tool;
+    size_t i;
+    json_array_foreach(r->ask.request->tools, i, tool) {
+        const json_t *function = lm_field(tool, "function");
+        if (only && strcmp(only, json_string_value(json_object_get(function, "name"))) != 0) continue;
+        json_array_append_new(any, call_schema(f, function, root));
+    }
+    if (!json_array_size(any)) {
+        fail(f, "tool_choice needs tools%s%.60s%s", only ? ": there is none with the name \"" : "",
+             only ? only : "", only ? "\"" : "");
+    } else {
+        json_object_set_new(root, "anyOf", any);
+        any = NULL;
+        r->ask.request->schema = json_dumps(root, JSON_COMPACT);
+        if (!r->ask.request->schema) fail(f, "tools: the parameters cannot be written as JSON");
+        r->ask.request->constrained = true;
+        r->forced = true;
+    }
+    json_decref(any);
+    json_decref(root);
+}
+
+static void read_choice(lm_fields *f, openai_request *r) {
+    const json_t *choice = lm_field(f->object, "tool_choice");
+    const char *word = json_string_value(choice);
+    if (!choice || (word && !strcmp(word, "auto"))) return;
+    if (word && !strcmp(word, "none")) {
+        json_decref(r->ask.request->tools); /* what the model does not know it cannot call */
+        r->ask.request->tools = NULL;
+    } else if (word && !strcmp(word, "required")) {
+        force_call(f, r, NULL);
+    } else {
+        const json_t *function = json_is_object(choice) ? lm_field(choice, "function") : NULL;
+        const char *name = json_string_value(json_is_object(function) ? lm_field(function, "name") : NULL);
+        if (name)
+            force_call(f, r, name);
+        else
+            fail(f, "tool_choice must be \"none\", \"auto\", \"required\" or "
+                    "{\"type\":\"function\",\"function\":{\"name\":...}}");
+    }
+}
+
+void openai_tools_read(lm_fields *f, openai_request *r) {
+    bool parallel = true;
+    json_t *list = lm_field_array(f, "tools", "[]api.Tool"), *one;
+    size_t i;
+    lm_field_bool(f, "parallel_tool_calls", &parallel);
+    r->one_call = !parallel;
+    json_array_foreach(list, i, one) {
+        if (f->st == LM_OK) check_tool(f, i, one);
+    }
+    if (f->st == LM_OK && json_array_size(list)) r->ask.request->tools = json_incref(list);
+    if (f->st == LM_OK) read_choice(f, r);
+}
