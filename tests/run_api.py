@@ -4,9 +4,9 @@
     run_api.py [--url URL] [FILE ...]      without --url the server of LM_BUILD is started with the tiny models
 
 A case is {"name", "method" (POST), "path", "headers", "body" (JSON) or "raw" (text), "status" (200), "type", "head",
-and one of "json", "text", "lines"}. Holes in expected JSON: "<any>", "<str>", "<int>", "<ns>" (a positive integer),
-"<time>", "<hex64>", "<call>", "<float>". An object matches when its keys are the same; a key "..." allows others. In
-"lines" (NDJSON) the text "..." stands for any number of repetitions of the line before it.
+and one of "json", "text", "lines", "sse"}. Holes in expected JSON: "<any>", "<str>", "<int>", "<ns>" (a positive integer),
+"<time>", "<hex64>", "<call>", "<id>", "<float>". An object matches when its keys are the same; a key "..." allows others. In
+"lines" (NDJSON) and "sse" (the data of events) the text "..." stands for any number of repetitions of the one before it.
 """
 import argparse
 import json
@@ -27,6 +27,7 @@ HOLES = {
     "<float>": lambda v: type(v) in (int, float),
     "<time>": lambda v: isinstance(v, str) and TIME.fullmatch(v),
     "<hex64>": lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v),
+    "<id>": lambda v: isinstance(v, str) and re.fullmatch("(chatcmpl|cmpl)-[0-9]+", v),
     "<call>": lambda v: isinstance(v, str) and re.fullmatch("call_[a-z0-9]{8}", v),
 }
 
@@ -68,6 +69,14 @@ def lines_differ(want, got):
     return None if at == len(got) else f"line {at} is too many: {got[at]!r}"
 
 
+def sse_data(text):
+    """The data of each event: JSON, or the text [DONE]."""
+    *frames, rest = text.split("\n\n")
+    if rest or not all(f.startswith("data: ") and "\n" not in f for f in frames):
+        raise ValueError("no server-sent events of one line each")
+    return [f[6:] if f == "data: [DONE]" else json.loads(f[6:]) for f in frames]
+
+
 def run(server, case):
     """None, or what is wrong."""
     body = case["raw"].encode("utf-8", "surrogatepass") if "raw" in case else case.get("body")
@@ -86,6 +95,8 @@ def run(server, case):
             return differs(case["json"], json.loads(text))
         if "lines" in case:
             return lines_differ(case["lines"], [json.loads(line) for line in text.decode().splitlines()])
+        if "sse" in case:
+            return lines_differ(case["sse"], sse_data(text.decode()))
     except ValueError as problem:
         return f"{problem}: {text[:300]!r}"
     return None
