@@ -26,7 +26,7 @@ static void read_ollamas(lm_str body, ollama_form form) {
 }
 
 /* What the engine may rely on. */
-static void check_choice(const openai_request *r, uint32_t i) {
+static void check_choice(openai_request *r, uint32_t i) {
     lm_request *q = NULL;
     lm_err err = {0};
     if (openai_request_choice(r, i, &q, &err) != LM_OK) abort();
@@ -46,7 +46,7 @@ static void read_openais(lm_str body, openai_form form) {
         if (r.ask.request->top_logprobs > 20) abort();
         st = ollama_request_options(&r.ask, &makers, &err);
         if (st != LM_OK && !err.text[0]) abort();
-        for (uint32_t i = 0; st == LM_OK && i < r.n_choices; i += 1 + r.n_choices / 4) check_choice(&r, i);
+        for (uint32_t i = 0; st == LM_OK && i < r.n_choices; i++) check_choice(&r, i);
     } else if (!err.text[0] || r.ask.request) {
         abort();
     }

@@ -30,10 +30,10 @@ typedef struct openai_request {
  * it. */
 lm_status openai_request_read(lm_str body, openai_form form, openai_request *out, lm_err *err) LM_CHECKED;
 void openai_request_release(openai_request *r);
-/* What answer number i asks of the engine: to be called once the model is known and ask's options are read.
+/* What answer number i asks of the engine, with nothing in it that r still has: they go different ways. To be
+ * called in order, once the model is known and ask's options are read; the last one takes what it can from r.
  */
-lm_status openai_request_choice(const openai_request *r, uint32_t i, lm_request **out,
-                                lm_err *err) LM_CHECKED;
+lm_status openai_request_choice(openai_request *r, uint32_t i, lm_request **out, lm_err *err) LM_CHECKED;
 
 /* "messages", "tools" and "tool_choice" into r. A failure is f's. */
 void openai_messages_read(lm_fields *f, openai_request *r);

@@ -1,5 +1,6 @@
 /* OpenAI's messages and tools in the form that templates read, which is Ollama's: content is one text,
  * arguments are objects, a tool's answer knows the tool's name. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "api/openai.h"
@@ -274,6 +275,7 @@ static void force_call(lm_fields *f, openai_request *r, const char *only) {
     } else {
         json_object_set_new(root, "anyOf", any);
         any = NULL;
+        free(r->ask.request->schema); /* of a response_format: a call comes first */
         r->ask.request->schema = json_dumps(root, JSON_COMPACT);
         if (!r->ask.request->schema) fail(f, "tools: the parameters cannot be written as JSON");
         r->ask.request->constrained = true;

@@ -8,7 +8,7 @@
 
 #include "api/options.h"
 
-#define MAX_COPIED   ((uint64_t)1 << 30) /* bytes that all choices together may copy of a body */
+#define MAX_COPIED   ((uint64_t)256 << 20) /* bytes that all choices together may copy of a body */
 #define MAX_TOKENS   (1u << 24)
 #define MAX_LOGPROBS 20
 
@@ -273,13 +273,17 @@ static char *copy_text(const char *text) {
     return text ? lm_strdup(text) : NULL;
 }
 
-/* Messages and tools are shared: nobody changes them. */
-static lm_request *copy(const lm_request *from) {
+/* last: messages and tools are moved. */
+static lm_request *copy(lm_request *from, bool last) {
     lm_request *to = lm_alloc(sizeof *to);
     *to = *from;
     to->schema = copy_text(from->schema);
-    to->messages = json_incref(from->messages);
-    to->tools = json_incref(from->tools);
+    if (last) {
+        from->messages = from->tools = NULL;
+    } else {
+        to->messages = json_deep_copy(from->messages);
+        to->tools = json_deep_copy(from->tools);
+    }
     to->stops = lm_alloc((from->n_stops + 1) * sizeof *to->stops);
     for (uint32_t i = 0; i < from->n_stops; i++) to->stops[i] = lm_strdup(from->stops[i]);
     return to;
@@ -296,8 +300,9 @@ static lm_status put_tokens(lm_request *to, const json_t *ids, lm_err *err) {
     return LM_OK;
 }
 
-lm_status openai_request_choice(const openai_request *r, uint32_t i, lm_request **out, lm_err *err) {
-    lm_request *to = copy(r->ask.request);
+lm_status openai_request_choice(openai_request *r, uint32_t i, lm_request **out, lm_err *err) {
+    bool tools = r->ask.request->tools != NULL;
+    lm_request *to = copy(r->ask.request, i + 1 == r->n_choices);
     lm_status st = LM_OK;
     uint32_t nth = i % r->n; /* answers to one prompt differ, but each is known by its seed */
     if (to->options.seed >= 0)
@@ -310,10 +315,12 @@ lm_status openai_request_choice(const openai_request *r, uint32_t i, lm_request 
             to->prompt = lm_strdup(json_string_value(prompt));
             to->suffix = lm_strdup(json_string_value(r->suffix));
         } else {
-            to->messages = json_pack("[{s:s,s:O}]", "role", "user", "content", prompt);
-            if (!to->messages) st = lm_fail(err, LM_NO_MEMORY, "not enough memory for the request");
+            to->messages = json_pack("[{s:s,s:s%}]", "role", "user", "content", json_string_value(prompt),
+                                     json_string_length(prompt));
         }
     }
+    if (st == LM_OK && ((to->kind == LM_REQUEST_CHAT && !to->messages) || (tools && !to->tools)))
+        st = lm_fail(err, LM_NO_MEMORY, "not enough memory for the request");
     if (st == LM_OK)
         *out = to;
     else

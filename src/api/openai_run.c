@@ -21,9 +21,9 @@ struct openai_choice {
     bool started; /* something of it has been streamed: the role is out */
     lm_done_reason reason;
     uint32_t n_tools;
-    uint32_t n_prompt, n_eval;
-    uint64_t offset; /* characters of the answer's tokens so far, the prompt's with echo */
-    lm_buf text;     /* an answer that is sent as a whole, or a call that is looked for in it */
+    uint64_t offset; /* characters of the answer's tokens so far */
+    lm_buf
+        text; /* an answer that is sent as a whole, or a call that is looked for in it; begins with an echo */
     lm_buf thinking, tools;
     lm_buf logprobs[N_COLUMNS]; /* JSON without brackets */
 };
@@ -31,10 +31,9 @@ struct openai_choice {
 struct openai_run {
     lm_call *call;
     openai_form form;
-    bool stream, include_usage, forced, one_call, echo, logprobs, render_only;
+    bool stream, include_usage, forced, one_call, logprobs, render_only;
     uint32_t top_logprobs;
     char *head; /* of every document: {"id" ... "choices":[ */
-    json_t *prompts;
     uint32_t n, n_choices;
     openai_choice *choices;
 
@@ -45,7 +44,7 @@ struct openai_run {
     lm_status st;         /* of the first failure */
     char error[sizeof((lm_err *)0)->text];
     lm_metrics metrics; /* of all choices: tokens added up */
-    lm_buf line;
+    lm_buf line, rendered;
 };
 
 /* ---- life */
@@ -81,16 +80,15 @@ openai_run *openai_run_new(lm_call *call, const openai_request *r) {
     run->include_usage = r->include_usage;
     run->forced = r->forced;
     run->one_call = r->one_call || r->forced;
-    run->echo = r->echo;
     run->logprobs = r->ask.request->logprobs;
     run->top_logprobs = r->ask.request->top_logprobs;
     run->head = make_head(run, r->ask.model);
-    run->prompts = json_incref(r->prompts);
     run->n = r->n;
     run->n_choices = r->n_choices;
     run->left = r->n_choices + 1;
     pthread_mutex_init(&run->lock, NULL);
     lm_buf_init(&run->line, MAX_ANSWER);
+    lm_buf_init(&run->rendered, MAX_ANSWER);
     run->choices = lm_alloc(r->n_choices * sizeof *run->choices);
     for (uint32_t i = 0; i < r->n_choices; i++) {
         openai_choice *c = &run->choices[i];
@@ -99,6 +97,8 @@ openai_run *openai_run_new(lm_call *call, const openai_request *r) {
         lm_buf *buffers[] = {&c->text, &c->thinking, &c->tools};
         for (int k = 0; k < 3; k++) lm_buf_init(buffers[k], MAX_ANSWER);
         for (int k = 0; k < N_COLUMNS; k++) lm_buf_init(&c->logprobs[k], MAX_ANSWER);
+        const json_t *prompt = r->echo ? json_array_get(r->prompts, i / r->n) : NULL;
+        if (prompt) lm_buf_add(&c->text, json_string_value(prompt), json_string_length(prompt));
     }
     return run;
 }
@@ -116,7 +116,7 @@ static void run_free(openai_run *run) {
     }
     lm_call_unref(run->call);
     lm_buf_release(&run->line);
-    json_decref(run->prompts);
+    lm_buf_release(&run->rendered);
     pthread_mutex_destroy(&run->lock);
     free(run->choices);
     free(run->head);
@@ -309,10 +309,11 @@ static void send_finish(openai_choice *c) {
 
 /* ---- events of one choice */
 
-static lm_str echo_of(const openai_choice *c) {
-    const json_t *prompt = json_array_get(c->run->prompts, c->index / c->run->n);
-    if (!c->run->echo) return (lm_str){0};
-    return (lm_str){json_string_value(prompt), json_string_length(prompt)};
+/* In a stream the echo is all that is in the text of a completion. */
+static void send_echo(openai_choice *c) {
+    if (c->started || !c->text.len) return;
+    send_text(c, lm_buf_view(&c->text));
+    lm_buf_clear(&c->text);
 }
 
 static void take_call(openai_choice *c, lm_str name, lm_str arguments) {
@@ -329,7 +330,7 @@ static void take_text(openai_choice *c, lm_str text) {
         lm_buf_str(&c->text, text);
         return;
     }
-    if (!c->started && run->echo) send_text(c, echo_of(c));
+    send_echo(c);
     send_text(c, text);
 }
 
@@ -368,10 +369,10 @@ static void take_done(openai_choice *c, const lm_event *e) {
     m->n_eval += e->metrics.n_eval;
     if (!m->first_ns || e->metrics.first_ns < m->first_ns) m->first_ns = e->metrics.first_ns;
     if (e->metrics.eval_ns > m->eval_ns) m->eval_ns = e->metrics.eval_ns;
-    if (run->render_only) lm_buf_str(&c->text, e->text);
+    if (run->render_only) lm_buf_str(&run->rendered, e->text);
     if (run->forced && !run->render_only) find_forced_call(c);
     if (!run->stream || run->st != LM_OK) return;
-    if (!c->started && run->echo) send_text(c, echo_of(c));
+    send_echo(c);
     send_finish(c);
 }
 
@@ -386,17 +387,7 @@ static void take_error(openai_run *run, lm_status st, lm_str text) {
 /* ---- the end */
 
 static void write_choice(lm_buf *b, openai_choice *c) {
-    lm_str echo = echo_of(c);
     if (c->run->form == OPENAI_COMPLETION) {
-        if (echo.len) { /* goes before what has been collected */
-            lm_buf whole;
-            lm_buf_init(&whole, MAX_ANSWER);
-            lm_buf_str(&whole, echo);
-            lm_buf_str(&whole, lm_buf_view(&c->text));
-            whole.failed = whole.failed || c->text.failed;
-            lm_buf_release(&c->text);
-            c->text = whole;
-        }
         lm_buf_char(b, '{');
         write_member(b, "text", lm_buf_view(&c->text));
         lm_buf_printf(b, ",\"index\":%u", c->index);
@@ -425,17 +416,14 @@ static void answer_whole(openai_run *run) {
     lm_buf_clear(b);
     lm_buf_text(b, run->head);
     for (uint32_t i = 0; i < run->n_choices; i++) {
-        lm_buf rendered = run->choices[i].text;
-        if (run->render_only) lm_buf_init(&run->choices[i].text, MAX_ANSWER);
         if (i) lm_buf_char(b, ',');
         write_choice(b, &run->choices[i]);
-        if (run->render_only) run->choices[i].text = rendered;
     }
     lm_buf_char(b, ']');
     write_usage(b, run->metrics.n_prompt, run->metrics.n_eval);
     if (run->render_only) {
         lm_buf_text(b, ",\"_debug_info\":{");
-        write_member(b, "rendered_template", lm_buf_view(&run->choices[0].text));
+        write_member(b, "rendered_template", lm_buf_view(&run->rendered));
         lm_buf_char(b, '}');
     }
     lm_buf_char(b, '}');

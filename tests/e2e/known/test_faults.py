@@ -128,24 +128,27 @@ def test_a_client_that_never_reads_is_cut_and_its_place_freed(bridge):
 # ---- bad input
 
 
-def test_a_huge_body_is_refused_in_json(bridge):
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/chat/completions"])
+def test_a_huge_body_is_refused_in_json(bridge, path):
     connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=PATIENCE)
     size = 130 << 20
-    connection.putrequest("POST", "/api/generate")
+    connection.putrequest("POST", path)
     connection.putheader("Content-Length", str(size))
     connection.endheaders()
     block = b" " * (1 << 20)
     for _ in range(size >> 20):
         connection.send(block)
     answer = connection.getresponse()
-    assert answer.status == 413 and "error" in json.loads(answer.read())
+    error = json.loads(answer.read())["error"]
+    assert answer.status == 413 and (error["type"] == "api_error" if path.startswith("/v1") else isinstance(error, str))
     connection.close()
     assert bridge.health()["status"] == "ok"
 
 
-def test_deeply_nested_json_is_refused(bridge):
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/chat/completions", "/v1/completions"])
+def test_deeply_nested_json_is_refused(bridge, path):
     deep = b'{"model":"tiny","options":' + b'{"a":' * 100000 + b"1" + b"}" * 100000 + b"}"
-    status, _, text = bridge.request("POST", "/api/generate", deep)
+    status, _, text = bridge.request("POST", path, deep)
     assert status == 400 and "error" in json.loads(text)
 
 

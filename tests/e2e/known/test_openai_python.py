@@ -8,6 +8,8 @@ import openai
 import pydantic
 import pytest
 
+from .bridge import Bridge
+
 HELLO = "Hello world! Grün 🙂"
 HI = [{"role": "user", "content": "hi"}]
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {
@@ -196,6 +198,15 @@ def test_tool_choice_makes_a_call(client, stream, seed):
             assert arguments in ({"on": True}, {"on": False})
 
 
+def test_a_call_that_is_cut_off_is_no_call(client):
+    ask = dict(model="tiny-tool", messages=HI, tools=[FLAG], tool_choice="required", max_tokens=5,
+               response_format={"type": "json_object"})
+    choice = client.chat.completions.create(**ask).choices[0]
+    assert choice.finish_reason == "length" and choice.message.tool_calls is None
+    *_, last = client.chat.completions.create(stream=True, **ask)
+    assert last.choices[0].finish_reason == "length"
+
+
 def test_tool_choice_finds_definitions(client):
     class Leaf(pydantic.BaseModel):
         kind: Literal["oak", "elm"]
@@ -281,6 +292,12 @@ def test_models(client):
     assert client.models.retrieve("tiny-hello").id == "tiny-hello"
     with pytest.raises(openai.NotFoundError, match="model 'nosuch' not found"):
         client.models.retrieve("nosuch")
+
+
+def test_no_models_are_none():
+    with Bridge() as server, connect(server) as client:
+        assert list(client.models.list()) == []
+        assert server.json("GET", "/v1/models") == {"object": "list", "data": None}
 
 
 # ---- errors, and clients who leave
