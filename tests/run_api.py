@@ -4,9 +4,10 @@
     run_api.py [--url URL] [FILE ...]      without --url the server of LM_BUILD is started with the tiny models
 
 A case is {"name", "method" (POST), "path", "headers", "body" (JSON) or "raw" (text), "status" (200), "type", "head",
-and one of "json", "text", "lines", "sse"}. Holes in expected JSON: "<any>", "<str>", "<int>", "<ns>" (a positive integer),
+and one of "json", "text", "lines", "events"}. Holes in expected JSON: "<any>", "<str>", "<int>", "<ns>" (a positive integer),
 "<time>", "<hex64>", "<call>", "<id>", "<float>". An object matches when its keys are the same; a key "..." allows others. In
-"lines" (NDJSON) and "sse" (the data of events) the text "..." stands for any number of repetitions of the one before it.
+"lines" (NDJSON) the text "..." stands for any number of repetitions of the line before it; so in "events", which are the
+data of server-sent events (JSON, or text that is none); a name of an event has to be its data's "type".
 """
 import argparse
 import json
@@ -69,12 +70,25 @@ def lines_differ(want, got):
     return None if at == len(got) else f"line {at} is too many: {got[at]!r}"
 
 
-def sse_data(text):
-    """The data of each event: JSON, or the text [DONE]."""
-    *frames, rest = text.split("\n\n")
-    if rest or not all(f.startswith("data: ") and "\n" not in f for f in frames):
-        raise ValueError("no server-sent events of one line each")
-    return [f[6:] if f == "data: [DONE]" else json.loads(f[6:]) for f in frames]
+def events(text):
+    """The data of server-sent events."""
+    found = []
+    if not text.endswith("\n\n"):
+        raise ValueError(f"the last event is cut: {text[-100:]!r}")
+    for event in text.split("\n\n")[:-1]:
+        name, data = None, None
+        for line in event.split("\n"):
+            key, _, value = line.partition(": ")
+            if key == "event":
+                name = value
+            elif key == "data" and data is None:
+                data = json.loads(value) if value[:1] == "{" else value
+            else:
+                raise ValueError(f"a line {line!r}")
+        if name is not None and name != data["type"]:
+            raise ValueError(f"event {name!r} of type {data['type']!r}")
+        found.append(data)
+    return found
 
 
 def run(server, case):
@@ -95,8 +109,8 @@ def run(server, case):
             return differs(case["json"], json.loads(text))
         if "lines" in case:
             return lines_differ(case["lines"], [json.loads(line) for line in text.decode().splitlines()])
-        if "sse" in case:
-            return lines_differ(case["sse"], sse_data(text.decode()))
+        if "events" in case:
+            return lines_differ(case["events"], events(text.decode()))
     except ValueError as problem:
         return f"{problem}: {text[:300]!r}"
     return None

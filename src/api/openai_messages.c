@@ -1,8 +1,8 @@
 /* OpenAI's messages and tools in the form that templates read, which is Ollama's: content is one text,
  * arguments are objects, a tool's answer knows the tool's name. */
-#include <stdlib.h>
 #include <string.h>
 
+#include "api/calls.h"
 #include "api/openai.h"
 
 static const char type[] = "ChatCompletionRequest";
@@ -214,6 +214,11 @@ void openai_messages_read(lm_fields *f, openai_request *r) {
 
 /* ---- tools */
 
+static bool is_name(const json_t *v) {
+    size_t n = json_string_length(v);
+    return n && strlen(json_string_value(v)) == n;
+}
+
 static void check_tool(lm_fields *f, size_t i, const json_t *tool) {
     const json_t *kind = json_is_object(tool) ? lm_field(tool, "type") : NULL;
     const json_t *function = json_is_object(tool) ? lm_field(tool, "function") : NULL;
@@ -223,66 +228,19 @@ static void check_tool(lm_fields *f, size_t i, const json_t *tool) {
         fail(f, "tools[%zu]: only tools of type \"function\" are supported", i);
     else if (!json_is_object(function))
         fail(f, "tools[%zu]: function is required", i);
-    else if (!json_string_length(json_object_get(function, "name")))
+    else if (!is_name(json_object_get(function, "name")))
         fail(f, "tools[%zu]: function.name is required", i);
     const json_t *parameters = json_object_get(function, "parameters");
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
         fail(f, "tools[%zu]: function.parameters must be a JSON Schema object", i);
 }
 
-/* What references in a tool's schema point to is found from the root of the whole schema. */
-static void lift(lm_fields *f, json_t *from, const char *key, json_t *root) {
-    json_t *given = json_object_get(from, key), *all = json_object_get(root, key), *value;
-    const char *name;
-    if (!json_is_object(given)) return;
-    if (!all) {
-        all = json_object();
-        json_object_set_new(root, key, all);
-    }
-    json_object_foreach(given, name, value) {
-        json_t *other = json_object_get(all, name);
-        if (other && !json_equal(other, value))
-            fail(f, "two tools define \"%.60s\" in %s differently: name one tool in tool_choice", name, key);
-        json_object_set(all, name, value);
-    }
-    json_object_del(from, key);
-}
-
-/* {"name": "f", "arguments": {...}}: the form in which the parser of answers finds a call. */
-static json_t *call_schema(lm_fields *f, const json_t *function, json_t *root) {
-    json_t *parameters = json_object_get(function, "parameters");
-    json_t *arguments =
-        json_object_size(parameters) ? json_copy(parameters) : json_pack("{s:s}", "type", "object");
-    lift(f, arguments, "$defs", root);
-    lift(f, arguments, "definitions", root);
-    return json_pack("{s:s,s:{s:{s:O},s:o},s:[s,s],s:b}", "type", "object", "properties", "name", "const",
-                     json_object_get(function, "name"), "arguments", arguments, "required", "name",
-                     "arguments", "additionalProperties", 0);
-}
-
 /* One call of one of the tools, or of the one that is named. */
 static void force_call(lm_fields *f, openai_request *r, const char *only) {
-    json_t *root = json_object(), *any = json_array(), *tool;
-    size_t i;
-    json_array_foreach(r->ask.request->tools, i, tool) {
-        const json_t *function = lm_field(tool, "function");
-        if (only && strcmp(only, json_string_value(json_object_get(function, "name"))) != 0) continue;
-        json_array_append_new(any, call_schema(f, function, root));
-    }
-    if (!json_array_size(any)) {
-        fail(f, "tool_choice needs tools%s%.60s%s", only ? ": there is none with the name \"" : "",
-             only ? only : "", only ? "\"" : "");
-    } else {
-        json_object_set_new(root, "anyOf", any);
-        any = NULL;
-        free(r->ask.request->schema); /* of a response_format: a call comes first */
-        r->ask.request->schema = json_dumps(root, JSON_COMPACT);
-        if (!r->ask.request->schema) fail(f, "tools: the parameters cannot be written as JSON");
-        r->ask.request->constrained = true;
-        r->forced = true;
-    }
-    json_decref(any);
-    json_decref(root);
+    lm_err err = {0};
+    lm_status st = lm_force_call(r->ask.request, only, &err);
+    if (st != LM_OK) fail(f, "tool_choice: %s", err.text);
+    r->forced = st == LM_OK;
 }
 
 static void read_choice(lm_fields *f, openai_request *r) {

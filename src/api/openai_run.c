@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "api/calls.h"
 #include "api/pieces.h"
 
 #define TYPE_PLAIN "application/json" /* as Ollama's, without a charset here */
@@ -344,21 +345,14 @@ static void take_thinking(openai_choice *c, lm_str text) {
 
 /* A forced call that the parser has left as text, since the model's own form of calls is another. */
 static void find_forced_call(openai_choice *c) {
-    json_t *call = NULL;
-    lm_err ignored;
-    lm_buf made;
-    lm_buf_init(&made, MAX_ANSWER);
-    if (!c->n_tools && lm_json_parse(lm_buf_view(&c->text), &call, &ignored) == LM_OK) {
-        const json_t *name = json_object_get(call, "name"), *arguments = json_object_get(call, "arguments");
-        if (json_is_string(name) && json_is_object(arguments)) {
-            lm_json_write_value(&made, arguments);
-            lm_buf_clear(&c->text);
-            take_call(c, (lm_str){json_string_value(name), json_string_length(name)}, lm_buf_view(&made));
-        }
+    char *name = NULL, *arguments = NULL;
+    if (!c->n_tools && lm_forced_call(lm_buf_view(&c->text), &name, &arguments)) {
+        lm_buf_clear(&c->text);
+        take_call(c, lm_str_of(name), lm_str_of(arguments));
     }
+    free(name);
+    free(arguments);
     if (c->run->stream && c->text.len) send_text(c, lm_buf_view(&c->text)); /* cut off: shown as it is */
-    lm_buf_release(&made);
-    json_decref(call);
 }
 
 static void take_done(openai_choice *c, const lm_event *e) {

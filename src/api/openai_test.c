@@ -2,13 +2,19 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "api/calls.h"
 #include "api/openai.h"
 #include "base/test.h"
 
 #define MESSAGES "\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
 #define TOOLS                                                                                                \
     "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\","    \
-    "\"$defs\":{\"d\":{\"type\":\"null\"}}}}},{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]"
+    "\"properties\":{\"x\":{\"$ref\":\"#/$defs/"                                                             \
+    "d\"},\"y\":{\"$ref\":\"#\"},\"$ref\":{}},\"$defs\":{\"d\":{}}}}},"                                      \
+    "{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]"
+#define CALL(name, arguments)                                                                                \
+    "{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"" name "\"},\"arguments\":" arguments        \
+    "},\"required\":[\"name\",\"arguments\"],\"additionalProperties\":false}"
 
 static const lm_text_sampling silent = {NAN, NAN, NAN, NAN, NAN, NAN};
 
@@ -131,32 +137,39 @@ static void tool_choice_is_a_grammar_or_hides_the_tools(void **state) {
     assert_true(r.forced && r.ask.request->constrained);
     assert_string_equal(
         r.ask.request->schema,
-        "{\"$defs\":{\"d\":{\"type\":\"null\"}},\"anyOf\":[{\"type\":\"object\",\"properties\":{\"name\":{"
-        "\"const\":"
-        "\"f\"},\"arguments\":{\"type\":\"object\"}},\"required\":[\"name\",\"arguments\"],"
-        "\"additionalProperties\":false},{\"type\":\"object\",\"properties\":{\"name\":{\"const\":\"g\"},"
-        "\"arguments\":{\"type\":\"object\"}},\"required\":[\"name\",\"arguments\"],\"additionalProperties\":"
-        "false}]}");
+        "{\"anyOf\":[" CALL(
+            "f",
+            "{\"type\":\"object\",\"properties\":{\"x\":{\"$ref\":\"#/anyOf/0/"
+            "properties/arguments/$defs/d\"},\"y\":{\"$ref\":\"#/anyOf/0/"
+            "properties/arguments\"},\"$ref\":{}},\"$defs\":{\"d\":{}}}") "," CALL("g", "{\"type\":"
+                                                                                        "\"object\"}") "]}");
     assert_int_equal(json_array_size(r.ask.request->tools), 2);
     openai_request_release(&r);
     r = read_ok(OPENAI_CHAT, "{" MESSAGES "," TOOLS
                              ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}}");
-    assert_null(strstr(r.ask.request->schema, "\"f\""));
+    assert_string_equal(r.ask.request->schema, "{\"anyOf\":[" CALL("g", "{\"type\":\"object\"}") "]}");
     openai_request_release(&r);
     refused(OPENAI_CHAT,
             "{" MESSAGES "," TOOLS ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"h\"}}}",
-            "there is none with the name \"h\"");
-    refused(OPENAI_CHAT, "{" MESSAGES ",\"tool_choice\":\"required\"}", "tool_choice needs tools");
+            "there is no tool with the name \"h\"");
+    refused(OPENAI_CHAT, "{" MESSAGES ",\"tool_choice\":\"required\"}",
+            "tool_choice: there are no tools to choose from");
     refused(OPENAI_CHAT, "{" MESSAGES "," TOOLS ",\"tool_choice\":7}", "tool_choice must be");
 }
 
-static void definitions_that_differ_are_refused(void **state) {
+static void a_forced_call_is_found_in_an_answer(void **state) {
     (void)state;
-    refused(OPENAI_CHAT,
-            "{" MESSAGES ",\"tool_choice\":\"required\",\"tools\":[{\"function\":{\"name\":\"f\","
-            "\"parameters\":{\"$defs\":{\"d\":1}"
-            "}}},{\"function\":{\"name\":\"g\",\"parameters\":{\"$defs\":{\"d\":2}}}}]}",
-            "two tools define \"d\"");
+    char *name = NULL, *arguments = NULL;
+    assert_true(lm_forced_call(LM_STR(" {\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": 2}}\n"), &name,
+                               &arguments));
+    assert_string_equal(name, "f");
+    assert_string_equal(arguments, "{\"z\":1,\"a\":2}");
+    free(name);
+    free(arguments);
+    assert_false(lm_forced_call(LM_STR("{\"name\": \"f\", \"argu"), &name, &arguments));
+    assert_false(lm_forced_call(LM_STR("[1]"), &name, &arguments));
+    assert_false(lm_forced_call(LM_STR("{\"name\":\"f\",\"arguments\":\"{}\"}"), &name, &arguments));
+    assert_false(lm_forced_call((lm_str){0}, &name, &arguments));
 }
 
 static void efforts_are_levels(void **state) {
@@ -280,7 +293,7 @@ int main(void) {
         cmocka_unit_test(options_are_openais_over_the_makers),
         cmocka_unit_test(formats_constrain),
         cmocka_unit_test(tool_choice_is_a_grammar_or_hides_the_tools),
-        cmocka_unit_test(definitions_that_differ_are_refused),
+        cmocka_unit_test(a_forced_call_is_found_in_an_answer),
         cmocka_unit_test(efforts_are_levels),
         cmocka_unit_test(each_answer_has_a_seed_of_its_own),
         cmocka_unit_test(prompts_are_texts_or_tokens),

@@ -310,7 +310,7 @@ def test_no_models_are_none():
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]}]},
      "does not support vision"),
     ({"n": 0}, "n must be"), ({"temperature": 3}, "temperature must be"), ({"top_logprobs": 21}, "top_logprobs must be"),
-    ({"tool_choice": "required"}, "tool_choice needs tools"), ({"tools": [WEATHER]}, "does not support tools"),
+    ({"tool_choice": "required"}, "tool_choice: there are no tools"), ({"tools": [WEATHER]}, "does not support tools"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, ""),
 ])
 def test_bad_requests_are_400(client, bridge, more, words):
