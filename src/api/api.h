@@ -29,6 +29,8 @@ typedef struct lm_route {
 extern const lm_route lm_ollama_routes[];
 /* OpenAI's: /v1/chat/completions, /v1/completions, /v1/models. */
 extern const lm_route lm_openai_routes[];
+/* Anthropic's Messages API: POST /v1/messages, /v1/messages/count_tokens. */
+extern const lm_route lm_anthropic_routes[];
 /* GET /health: this server's own. */
 extern const lm_route lm_health_routes[];
 

@@ -165,3 +165,13 @@ json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *f, bool verbo
     json_decref(config);
     return out;
 }
+
+lm_status lm_facts_lack(const char *name, const char *what, lm_err *err) {
+    lm_name parsed;
+    char full[700];
+    if (lm_name_parse(lm_str_of(name), &parsed, NULL) != LM_OK)
+        snprintf(full, sizeof full, "%s", name);
+    else
+        lm_name_full(&parsed, full);
+    return lm_fail(err, LM_INVALID, "%s does not support %s", full, what);
+}

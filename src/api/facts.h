@@ -28,6 +28,9 @@ void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out);
 /* As Ollama counts parameters: "7.6B", "134.52M". */
 void lm_facts_human(uint64_t n, char out[16]);
 
+/* Fails with "registry.ollama.ai/library/NAME:TAG does not support WHAT": Ollama names the model in full here. */
+lm_status lm_facts_lack(const char *name, const char *what, lm_err *err) LM_CHECKED;
+
 /* "model_info" of /api/show, with GGUF's key names, a new reference. */
 json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *facts, bool verbose);
 

@@ -1,19 +1,5 @@
 /* POST /api/generate and /api/chat: the checks in Ollama's order, then the engine. */
-#include <stdio.h>
-#include <string.h>
-
 #include "api/ollama.h"
-
-/* "registry.ollama.ai/library/NAME:TAG does not support X": Ollama names the model in full here. */
-static lm_status lacks(const char *name, const char *what, lm_err *err) {
-    lm_name parsed;
-    char full[700];
-    if (lm_name_parse(lm_str_of(name), &parsed, NULL) != LM_OK)
-        snprintf(full, sizeof full, "%s", name);
-    else
-        lm_name_full(&parsed, full);
-    return lm_fail(err, LM_INVALID, "%s does not support %s", full, what);
-}
 
 lm_status ollama_find_model(lm_call *call, const ollama_request *r, lm_entry *model, lm_err *err) {
     if (!r->model[0]) {
@@ -27,9 +13,9 @@ lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *mo
     lm_request *q = r->request;
     lm_facts facts;
     lm_facts_get(call->api->facts, model, &facts);
-    if (r->insert && !facts.inserts) return lacks(r->model, "insert", err);
-    if (q->tools && !facts.tools) return lacks(r->model, "tools", err);
-    if (r->images) return lacks(r->model, "vision", err);
+    if (r->insert && !facts.inserts) return lm_facts_lack(r->model, "insert", err);
+    if (q->tools && !facts.tools) return lm_facts_lack(r->model, "tools", err);
+    if (r->images) return lm_facts_lack(r->model, "vision", err);
     if (q->thinking == 1 && !facts.thinking)
         return lm_fail(err, LM_INVALID, "\"%s\" does not support thinking", r->model);
     if (q->thinking < 0 && facts.thinking) q->thinking = 1;

@@ -31,7 +31,8 @@ typedef struct bridge {
     lm_buf devices;          /* JSON, for /health */
 } bridge;
 
-static const lm_route *const tables[] = {lm_ollama_routes, lm_openai_routes, lm_health_routes, NULL};
+static const lm_route *const tables[] = {lm_ollama_routes, lm_openai_routes, lm_anthropic_routes,
+                                         lm_health_routes, NULL};
 
 /* ---- one line for a request */
 

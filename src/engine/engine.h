@@ -84,6 +84,7 @@ typedef struct lm_request {
     uint32_t n_context;
     int thinking;         /* -1 not said, 0 off, 1 on */
     char think_level[8];  /* "", low, medium, high */
+    uint32_t think_budget; /* tokens of thinking after which it is ended; 0: no bound */
     bool constrained;     /* output must match schema */
     char *schema;         /* "" or NULL: any JSON object */
     lm_options options;
@@ -95,6 +96,7 @@ typedef struct lm_request {
     bool shift;           /* make room when the context is full; false: stop with LENGTH */
     bool want_context;    /* DONE carries the ids of prompt and answer */
     bool render_only;     /* DONE carries the rendered prompt and nothing runs */
+    bool count_only;      /* DONE carries the prompt's tokens (metrics.n_prompt), however many, and nothing runs */
     int64_t keep_alive_ns; /* LM_KEEP_ALIVE_DEFAULT, negative for ever, 0 unload when idle */
 } lm_request;
 lm_request *lm_request_new(void);         /* all defaults */
@@ -134,7 +136,8 @@ typedef struct lm_event {
     const lm_token_logprobs *logprobs;    /* TEXT, THINKING: of the tokens that this text came from, or NULL */
     uint32_t n_logprobs;
     lm_done_reason reason;                /* DONE */
-    lm_metrics metrics;                   /* DONE */
+    lm_str stop;                          /* DONE: the stop string that ended it; empty: something else did */
+    lm_metrics metrics;                   /* DONE; TEXT, THINKING, TOOL_CALL: n_prompt and n_cached alone */
     const int32_t *context;               /* DONE with want_context */
     uint32_t n_context;
     lm_status status;                     /* ERROR: LM_BUSY queue full, LM_CANCELLED, LM_NO_MEMORY, LM_INVALID prompt too long, ... */

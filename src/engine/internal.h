@@ -170,7 +170,8 @@ uint32_t lm_engine_max_batch(const lm_engine *e);
 /* ---- prepare.c
  * ---------------------------------------------------------------------------------------------- */
 
-/* Request to sequence, on the front thread. After render_only *out is NULL and prompt holds the text. */
+/* Request to sequence, on the front thread. After render_only *out is NULL and prompt holds the text;
+ * after count_only it is empty. */
 lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt, lm_err *err) LM_CHECKED;
 
 /* ---- scheduler.c and batch.c

@@ -162,7 +162,7 @@ void lm_job_done(lm_job *j, lm_event *event) {
             e->stats.n_failed++;
         }
     }
-    e->stats.n_prompt_tokens += j->metrics.n_prompt;
+    if (!j->request->count_only) e->stats.n_prompt_tokens += j->metrics.n_prompt;
     e->stats.n_eval_tokens += j->metrics.n_eval;
     lm_engine_poke(e);
     if (!e->n_live) pthread_cond_broadcast(&e->idle);

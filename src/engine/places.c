@@ -60,11 +60,14 @@ void lm_core_fail(lm_core *c, lm_sequence *q, bool keep, lm_status st, const cha
 
 void lm_core_finish(lm_core *c, lm_sequence *q, lm_done_reason reason) {
     lm_sequence_flush(q);
+    char *stop = lm_str_dup(lm_stream_stop(q->stream)); /* the stream goes before the event is sent */
     lm_event event = {.kind = LM_EVENT_DONE, .reason = reason, .n_context = q->n_context};
     int32_t *context = NULL;
     lm_job *j = retire(c, q, true, &context);
     event.context = context;
+    event.stop = lm_str_of(stop);
     lm_job_done(j, &event);
+    free(stop);
     free(context);
 }
 

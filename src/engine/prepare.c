@@ -301,8 +301,13 @@ lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt,
     if (limit > r->n_ctx) limit = r->n_ctx;
     if (limit < 4) limit = 4;
     lm_tokens ids = {0};
-    lm_status st = fit(r, j, limit, prompt, &ids, err);
-    if (st == LM_OK && !q->render_only) st = make_sequence(r, j, &ids, limit, lm_buf_view(prompt), out, err);
+    lm_status st = q->count_only ? render_and_tokenise(r, q, 0, prompt, &ids, err)
+                                 : fit(r, j, limit, prompt, &ids, err);
+    if (q->count_only) {
+        j->metrics.n_prompt = ids.n;
+        lm_buf_clear(prompt);
+    }
+    if (st == LM_OK && !q->render_only && !q->count_only) st = make_sequence(r, j, &ids, limit, lm_buf_view(prompt), out, err);
     lm_tokens_release(&ids);
     return st;
 }

@@ -128,9 +128,15 @@ static void drop_logprobs(lm_sequence *q, uint32_t n) {
 /* ---- events
  * ------------------------------------------------------------------------------------------------ */
 
+/* n_prompt and n_cached are settled before the first token. */
+static lm_event event_of(const lm_sequence *q, lm_event_kind kind, lm_str text) {
+    return (lm_event){
+        .kind = kind, .text = text, .metrics = {.n_prompt = q->n_prompt, .n_cached = q->n_cached}};
+}
+
 static void send_text(lm_sequence *q, lm_event_kind kind, lm_str text) {
     if (!text.len) return;
-    lm_event event = {.kind = kind, .text = text};
+    lm_event event = event_of(q, kind, text);
     if (q->n_free) {
         for (uint32_t i = 0; i < q->n_free; i++) q->held[i].top = q->held_top + (size_t)i * q->n_top;
         event.logprobs = q->held;
@@ -143,7 +149,8 @@ static void send_text(lm_sequence *q, lm_event_kind kind, lm_str text) {
 static void send_part(void *ctx, lm_part part, lm_str name, lm_str text) {
     lm_sequence *q = ctx;
     if (part == LM_PART_TOOL_CALL) {
-        lm_event event = {.kind = LM_EVENT_TOOL_CALL, .name = name, .text = text};
+        lm_event event = event_of(q, LM_EVENT_TOOL_CALL, text);
+        event.name = name;
         q->job->sink(q->job->ctx, &event);
         if (q->n_free) drop_logprobs(q, q->n_free);
         return;

@@ -32,6 +32,7 @@ struct lm_stream {
     uint32_t n_held;
     uint32_t n_stops;
     bool stopped;
+    const stop *met; /* the one that stopped it */
     char *texts;     /* backs every stop.text */
     uint32_t *fails; /* backs every stop.fail */
     stop stops[];
@@ -147,7 +148,10 @@ static uint32_t step_stops(lm_stream *s, char byte) {
         uint32_t k = one->state;
         while (k && one->text[k] != byte) k = one->fail[k - 1];
         if (one->text[k] == byte) k++;
-        if (k == one->len && k > hit) hit = k;
+        if (k == one->len && k > hit) {
+            hit = k;
+            s->met = one;
+        }
         one->state = k;
     }
     return hit;
@@ -236,4 +240,8 @@ void lm_stream_finish(lm_stream *s, lm_buf *out) {
     }
     lm_buf_add(out, s->held, s->n_held);
     s->n_held = 0;
+}
+
+lm_str lm_stream_stop(const lm_stream *s) {
+    return s->met ? (lm_str){s->met->text, s->met->len} : (lm_str){0};
 }

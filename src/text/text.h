@@ -124,6 +124,8 @@ void lm_stream_close(lm_stream *s);
 lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, lm_err *err) LM_CHECKED;
 /* End of generation: appends what was held back; an incomplete character becomes U+FFFD. */
 void lm_stream_finish(lm_stream *s, lm_buf *out);
+/* The stop string that was completed; empty: none yet. Valid as long as the stream. */
+lm_str lm_stream_stop(const lm_stream *s);
 
 /* Splits displayable text into thinking, content and tool calls; never lets a partial tag out. */
 typedef struct lm_parser lm_parser;

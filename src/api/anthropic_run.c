@@ -1,0 +1,370 @@
+/* Events of one job become a stream of server-sent events, or one JSON document at the end. Runs on the
+ * engine's thread: it formats and hands on. All frames of one event leave in one write. */
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "api/anthropic.h"
+
+#define TYPE_SSE "text/event-stream; charset=utf-8"
+
+typedef enum block { BLOCK_NONE, BLOCK_TEXT, BLOCK_THINKING } block;
+
+struct anthropic_run {
+    lm_call *call;
+    anthropic_form form;
+    bool stream, forced, one_call;
+    bool started; /* the head of the stream is on its way */
+    bool dead;    /* the client does not take anything any more */
+    char request_id[32], id[32];
+    char *model;                /* as JSON, with quotes */
+    block open;                 /* the block that text is added to */
+    uint32_t n_blocks, n_tools; /* begun; of them calls */
+    lm_buf frames;              /* of one event */
+    lm_buf forced_call;         /* the answer to a tool_choice that forces a call */
+    lm_buf text,
+        content; /* of an answer that is sent as a whole: the open block's text, JSON of those before */
+};
+
+static void each_buffer(anthropic_run *run, void (*init)(lm_buf *, size_t)) {
+    lm_buf *buffers[] = {&run->frames, &run->forced_call, &run->text, &run->content};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        if (init)
+            init(buffers[i], MAX_ANSWER);
+        else
+            lm_buf_release(buffers[i]);
+    }
+}
+
+anthropic_run *anthropic_run_new(lm_call *call, const char *request_id, const anthropic_request *r) {
+    anthropic_run *run = lm_alloc(sizeof *run);
+    run->call = lm_call_ref(call);
+    run->form = r->form;
+    run->stream = r->stream && r->form == ANTHROPIC_MESSAGES;
+    run->forced = r->forced;
+    run->one_call = r->one_call || r->forced;
+    strcpy(run->request_id, request_id);
+    anthropic_id("msg", run->id);
+    each_buffer(run, lm_buf_init);
+    lm_json_write_string(&run->frames, lm_str_of(r->model));
+    run->model = lm_buf_take(&run->frames);
+    return run;
+}
+
+void anthropic_run_free(anthropic_run *run) {
+    if (!run) return;
+    lm_call_unref(run->call);
+    free(run->model);
+    each_buffer(run, NULL);
+    free(run);
+}
+
+void anthropic_id(const char *prefix, char out[32]) {
+    unsigned char random[12] = {0};
+    if (getentropy(random, sizeof random)) {
+        uint64_t now = lm_now_ns(); /* ids need to differ, not to be secret */
+        memcpy(random, &now, sizeof now);
+    }
+    int n = snprintf(out, 32, "%.6s_", prefix);
+    for (size_t i = 0; i < sizeof random; i++) snprintf(out + n + 2 * i, 3, "%02x", random[i]);
+}
+
+/* ---- pieces of JSON */
+
+/* Anthropic counts what came from the cache apart. */
+static void write_usage(lm_buf *b, const lm_metrics *m, uint32_t n_out) {
+    lm_buf_printf(b,
+                  "\"usage\":{\"input_tokens\":%u,\"cache_creation_input_tokens\":0,"
+                  "\"cache_read_input_tokens\":%u,\"output_tokens\":%u}",
+                  m->n_prompt - m->n_cached, m->n_cached, n_out);
+}
+
+static void write_head(lm_buf *b, const anthropic_run *run) {
+    lm_buf_printf(b, "\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", run->id);
+    lm_buf_text(b, run->model);
+}
+
+static void write_tool_head(lm_buf *b, lm_str name) {
+    char id[32];
+    anthropic_id("toolu", id);
+    lm_buf_printf(b, "\"type\":\"tool_use\",\"id\":\"%s\",\"name\":", id);
+    lm_json_write_string(b, name);
+}
+
+static void write_reason(lm_buf *b, const anthropic_run *run, const lm_event *e) {
+    bool called = run->n_tools > 0;
+    const char *reason = called && run->one_call       ? "tool_use" /* what came behind it was not wanted */
+                         : e->stop.len                 ? "stop_sequence"
+                         : e->reason == LM_DONE_LENGTH ? "max_tokens"
+                         : called                      ? "tool_use"
+                                                       : "end_turn";
+    lm_buf_printf(b, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
+    if (!strcmp(reason, "stop_sequence"))
+        lm_json_write_string(b, e->stop);
+    else
+        lm_buf_text(b, "null");
+}
+
+static const char *error_type(int status) {
+    switch (status) {
+    case 400: return "invalid_request_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 413: return "request_too_large";
+    case 503: return "overloaded_error";
+    case 504: return "timeout_error";
+    default: return "api_error";
+    }
+}
+
+static void write_error(lm_buf *b, const char *request_id, lm_status st, const char *text) {
+    lm_buf_printf(
+        b, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", error_type(lm_status_http(st)));
+    lm_json_write_string(b, lm_str_of(text));
+    lm_buf_printf(b, "},\"request_id\":\"%s\"}", request_id);
+}
+
+/* ---- stream */
+
+static void frame(anthropic_run *run, const char *name) {
+    lm_buf_printf(&run->frames, "event: %s\ndata: {\"type\":\"%s\"", name, name);
+}
+
+static void frame_end(anthropic_run *run) {
+    lm_buf_text(&run->frames, "}\n\n");
+}
+
+/* Sends what there is; a client who does not take it has its job cancelled. */
+static void send_frames(anthropic_run *run) {
+    lm_err err = {0};
+    if (run->dead || !run->frames.len) return;
+    if (!run->started) {
+        run->started = true;
+        lm_http_set_header(run->call->x, "Cache-Control", "no-cache");
+        lm_http_stream(run->call->x, 200, TYPE_SSE);
+    }
+    lm_status st = lm_buf_status(&run->frames, "a piece of the answer", &err);
+    if (st == LM_OK) st = lm_http_write(run->call->x, lm_buf_view(&run->frames));
+    lm_buf_clear(&run->frames);
+    if (st == LM_OK) return;
+    run->dead = true;
+    lm_call_cancel(run->call);
+}
+
+static void start_message(anthropic_run *run, const lm_metrics *m) {
+    if (run->started) return;
+    frame(run, "message_start");
+    lm_buf_text(&run->frames, ",\"message\":{");
+    write_head(&run->frames, run);
+    lm_buf_text(&run->frames, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,");
+    write_usage(&run->frames, m, 0);
+    lm_buf_char(&run->frames, '}');
+    frame_end(run);
+    frame(run, "ping");
+    frame_end(run);
+}
+
+static void frame_block(anthropic_run *run, const char *name) {
+    frame(run, name);
+    lm_buf_printf(&run->frames, ",\"index\":%u", run->n_blocks - 1);
+}
+
+/* ---- blocks, for both ways */
+
+static void close_block(anthropic_run *run) {
+    if (run->open == BLOCK_NONE) return;
+    if (run->stream) {
+        frame_block(run, "content_block_stop");
+        frame_end(run);
+    } else {
+        lm_buf *b = &run->content;
+        bool thinking = run->open == BLOCK_THINKING;
+        lm_buf_text(b, run->n_blocks > 1 ? ",{" : "{");
+        lm_buf_text(b, thinking ? "\"type\":\"thinking\",\"thinking\":" : "\"type\":\"text\",\"text\":");
+        lm_json_write_string(b, lm_buf_view(&run->text));
+        lm_buf_text(b, thinking ? ",\"signature\":\"\"}" : "}");
+        if (run->text.failed) b->failed = true;
+        lm_buf_clear(&run->text);
+    }
+    run->open = BLOCK_NONE;
+}
+
+static void open_block(anthropic_run *run, block kind) {
+    if (run->open == kind) return;
+    close_block(run);
+    run->open = kind;
+    run->n_blocks++;
+    if (!run->stream) return;
+    frame_block(run, "content_block_start");
+    lm_buf_text(&run->frames,
+                kind == BLOCK_THINKING
+                    ? ",\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":\"\"}"
+                    : ",\"content_block\":{\"type\":\"text\",\"text\":\"\"}");
+    frame_end(run);
+}
+
+static bool blank(lm_str s) {
+    return lm_str_trim(s).len == 0;
+}
+
+static void add_text(anthropic_run *run, block kind, lm_str text) {
+    /* A block of nothing but space, as between two calls, is refused when a client sends it back. */
+    if (!text.len || (run->open != kind && blank(text))) return;
+    open_block(run, kind);
+    if (!run->stream) {
+        lm_buf_str(&run->text, text);
+        return;
+    }
+    bool thinking = kind == BLOCK_THINKING;
+    frame_block(run, "content_block_delta");
+    lm_buf_text(&run->frames, thinking ? ",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":"
+                                       : ",\"delta\":{\"type\":\"text_delta\",\"text\":");
+    lm_json_write_string(&run->frames, text);
+    lm_buf_char(&run->frames, '}');
+    frame_end(run);
+}
+
+static void add_call(anthropic_run *run, lm_str name, lm_str input) {
+    if (!input.len) input = LM_STR("{}");
+    close_block(run);
+    run->n_blocks++;
+    run->n_tools++;
+    if (!run->stream) {
+        lm_buf *b = &run->content;
+        lm_buf_text(b, run->n_blocks > 1 ? ",{" : "{");
+        write_tool_head(b, name);
+        lm_buf_text(b, ",\"input\":");
+        lm_buf_str(b, input);
+        lm_buf_char(b, '}');
+        return;
+    }
+    frame_block(run, "content_block_start");
+    lm_buf_text(&run->frames, ",\"content_block\":{");
+    write_tool_head(&run->frames, name);
+    lm_buf_text(&run->frames, ",\"input\":{}}");
+    frame_end(run);
+    frame_block(run, "content_block_delta");
+    lm_buf_text(&run->frames, ",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":");
+    lm_json_write_string(&run->frames, input);
+    lm_buf_char(&run->frames, '}');
+    frame_end(run);
+    frame_block(run, "content_block_stop");
+    frame_end(run);
+}
+
+/* ---- events */
+
+static void take(anthropic_run *run, const lm_event *e) {
+    if (run->stream) start_message(run, &e->metrics);
+    if (run->one_call && run->n_tools) return;
+    if (e->kind == LM_EVENT_TOOL_CALL)
+        add_call(run, e->name, e->text);
+    else if (e->kind == LM_EVENT_TEXT && run->forced)
+        lm_buf_str(&run->forced_call, e->text);
+    else
+        add_text(run, e->kind == LM_EVENT_THINKING ? BLOCK_THINKING : BLOCK_TEXT, e->text);
+    if (run->stream) send_frames(run);
+}
+
+/* The forced call is whole unless something ended it early. */
+static void finish_forced(anthropic_run *run) {
+    json_t *call = NULL;
+    const char *name;
+    const json_t *input;
+    lm_buf text;
+    if (!run->forced || run->n_tools || run->forced_call.failed) return;
+    if (anthropic_forced_call(lm_buf_view(&run->forced_call), &call, &name, &input, NULL) != LM_OK) return;
+    lm_buf_init(&text, MAX_ANSWER);
+    lm_json_write_value(&text, input);
+    add_call(run, lm_str_of(name), lm_buf_view(&text));
+    lm_buf_release(&text);
+    json_decref(call);
+}
+
+static void finish_stream(anthropic_run *run, const lm_event *e) {
+    start_message(run, &e->metrics);
+    finish_forced(run);
+    close_block(run);
+    frame(run, "message_delta");
+    lm_buf_text(&run->frames, ",\"delta\":{");
+    write_reason(&run->frames, run, e);
+    lm_buf_text(&run->frames, "},");
+    write_usage(&run->frames, &e->metrics, e->metrics.n_eval);
+    frame_end(run);
+    frame(run, "message_stop");
+    frame_end(run);
+    send_frames(run);
+    lm_http_end(run->call->x);
+}
+
+static void finish_whole(anthropic_run *run, const lm_event *e) {
+    lm_buf *b = &run->frames;
+    finish_forced(run);
+    close_block(run);
+    lm_buf_char(b, '{');
+    write_head(b, run);
+    lm_buf_text(b, ",\"content\":[");
+    lm_buf_str(b, lm_buf_view(&run->content));
+    lm_buf_text(b, "],");
+    write_reason(b, run, e);
+    lm_buf_char(b, ',');
+    write_usage(b, &e->metrics, e->metrics.n_eval);
+    lm_buf_char(b, '}');
+    if (run->content.failed || run->forced_call.failed || b->failed)
+        anthropic_error(run->call, run->request_id, LM_INTERNAL,
+                        "the answer is too large: use stream, or a smaller max_tokens");
+    else
+        lm_reply_json(run->call, 200, b);
+}
+
+static void finish_count(anthropic_run *run, const lm_event *e) {
+    lm_buf_printf(&run->frames, "{\"input_tokens\":%u}", e->metrics.n_prompt);
+    lm_reply_json(run->call, 200, &run->frames);
+}
+
+static void finish_failed(anthropic_run *run, const lm_event *e) {
+    lm_err err = {0};
+    lm_fail(&err, e->status, "%.*s", LM_STR_ARG(e->text));
+    if (!run->started) {
+        anthropic_error(run->call, run->request_id, e->status, err.text);
+        return;
+    }
+    lm_call_note_error(run->call, lm_str_of(err.text));
+    lm_buf_text(&run->frames, "event: error\ndata: ");
+    write_error(&run->frames, run->request_id, e->status, err.text);
+    lm_buf_text(&run->frames, "\n\n");
+    send_frames(run);
+    lm_http_end(run->call->x);
+}
+
+void anthropic_sink(void *ctx, const lm_event *e) {
+    anthropic_run *run = ctx;
+    switch (e->kind) {
+    case LM_EVENT_LOADED: return;
+    case LM_EVENT_TEXT:
+    case LM_EVENT_THINKING:
+    case LM_EVENT_TOOL_CALL: take(run, e); return;
+    case LM_EVENT_DONE:
+        lm_call_note_metrics(run->call, &e->metrics);
+        if (run->form == ANTHROPIC_COUNT)
+            finish_count(run, e);
+        else if (run->stream)
+            finish_stream(run, e);
+        else
+            finish_whole(run, e);
+        break;
+    case LM_EVENT_ERROR: finish_failed(run, e); break;
+    }
+    anthropic_run_free(run);
+}
+
+void anthropic_error(lm_call *call, const char *request_id, lm_status st, const char *text) {
+    if (st == LM_CANCELLED) text = "request canceled"; /* it is logged, nobody reads it */
+    lm_call_note_error(call, lm_str_of(text));
+    lm_buf b;
+    lm_buf_init(&b, 8192);
+    write_error(&b, request_id, st, text);
+    lm_reply_json(call, lm_status_http(st), &b);
+    lm_buf_release(&b);
+}
