@@ -158,7 +158,7 @@ static void make_orders(lm_core *c, lm_batch *b) {
 /* True: what a token may be depends on the one before, which has not been read. */
 static bool needs_last_token(const lm_batch *b) {
     for (uint32_t i = 0; i < b->n_out; i++)
-        if (b->out_seq[i]->constraint != LM_CONSTRAINT_NONE) return true;
+        if (lm_sequence_needs_last_token(b->out_seq[i])) return true;
     return false;
 }
 

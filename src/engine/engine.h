@@ -84,7 +84,7 @@ typedef struct lm_request {
     uint32_t n_context;
     int thinking;         /* -1 not said, 0 off, 1 on */
     char think_level[8];  /* "", low, medium, high */
-    uint32_t think_budget; /* tokens of thinking after which it is ended; 0: no bound */
+    uint32_t think_budget; /* tokens of thinking after which it is ended, where the model has a token for that; 0: no bound */
     bool constrained;     /* output must match schema */
     char *schema;         /* "" or NULL: any JSON object */
     lm_options options;

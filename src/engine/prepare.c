@@ -183,6 +183,8 @@ static lm_status fit(const lm_runner *r, const lm_job *j, uint32_t limit, lm_buf
 
 static const char *const think_tags[] = {"<think>", "<thinking>", "<seed:think>", "[THINK]",
                                          "<|START_THINKING|>"};
+static const char *const think_ends[] = {"</think>", "</thinking>", "</seed:think>", "[/THINK]",
+                                         "<|END_THINKING|>"};
 #define N_THINK_TAGS (sizeof(think_tags) / sizeof(*think_tags))
 
 /* Some templates open the thinking block themselves. */
@@ -194,13 +196,29 @@ static bool ends_in_thinking(lm_str prompt) {
     return false;
 }
 
-/* The single token that opens a thinking block, -1 when the model has none. */
-static int32_t think_token(const lm_text *t) {
+/* The single token that opens a thinking block, or closes it; -1 when the model has none. */
+static int32_t think_token(const lm_text *t, const char *const *tags) {
     for (size_t i = 0; i < N_THINK_TAGS; i++) {
-        int32_t id = lm_tokenizer_id(t->tokenizer, lm_str_of(think_tags[i]));
+        int32_t id = lm_tokenizer_id(t->tokenizer, lm_str_of(tags[i]));
         if (id >= 0) return id;
     }
     return -1;
+}
+
+static lm_status open_mask(const lm_runner *r, lm_sequence *s, lm_err *err) {
+    if (s->mask) return LM_OK;
+    s->n_mask = (r->info.n_vocab + 31) / 32;
+    s->mask = lm_try_alloc(s->n_mask, sizeof(*s->mask));
+    return s->mask ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for a mask of %u tokens", r->info.n_vocab);
+}
+
+/* The thinking can be bounded where one token closes it. */
+static lm_status open_budget(const lm_runner *r, const lm_request *q, lm_sequence *s, lm_err *err) {
+    int32_t end = think_token(r->text, think_ends);
+    if (end < 0 || (uint32_t)end >= r->info.n_vocab) return LM_OK;
+    s->think_budget = q->think_budget;
+    s->think_end = end;
+    return open_mask(r, s, err);
 }
 
 static lm_status open_constraint(lm_runner *r, const lm_request *q, lm_sequence *s, bool thinking, bool open,
@@ -209,12 +227,11 @@ static lm_status open_constraint(lm_runner *r, const lm_request *q, lm_sequence 
     if (!r->grammar) st = lm_grammar_factory_open(&r->grammar, r->text, r->info.n_vocab, err);
     if (st == LM_OK) st = lm_matcher_open(&s->matcher, r->grammar, lm_str_of(q->schema), err);
     if (st != LM_OK) return st;
-    s->n_mask = (r->info.n_vocab + 31) / 32;
-    s->mask = lm_try_alloc(s->n_mask, sizeof(*s->mask));
-    if (!s->mask) return lm_fail(err, LM_NO_MEMORY, "no memory for a mask of %u tokens", r->info.n_vocab);
+    st = open_mask(r, s, err);
+    if (st != LM_OK) return st;
     s->constraint = LM_CONSTRAINT_ACTIVE;
     if (!thinking) return LM_OK;
-    s->think_id = think_token(r->text);
+    s->think_id = think_token(r->text, think_tags);
     if (open) {
         s->constraint = LM_CONSTRAINT_THINKING;
         s->was_thinking = true;
@@ -241,6 +258,7 @@ static lm_status open_way_back(lm_runner *r, const lm_request *q, lm_sequence *s
     bool parse = thinking || tools || (t->channels && q->kind == LM_REQUEST_CHAT);
     if (parse) st = lm_parser_open(&s->parser, t, thinking, open, tools, err);
     if (st == LM_OK && q->constrained) st = open_constraint(r, q, s, thinking, open, err);
+    if (st == LM_OK && thinking && q->think_budget) st = open_budget(r, q, s, err);
     return st;
 }
 

@@ -28,9 +28,20 @@ void lm_sequence_free(lm_sequence *q) {
 /* ---- choosing
  * ---------------------------------------------------------------------------------------------- */
 
-/* What the grammar allows now; NULL where none rules. */
+/* The thinking has had its budget. */
+static bool must_close(const lm_sequence *q) {
+    return q->think_budget && q->n_new >= q->think_budget && lm_parser_in_thinking(q->parser);
+}
+
+/* What the grammar, or the end of the thinking's budget, allows now; NULL where none rules. */
 static lm_status mask_of(lm_sequence *q, const uint32_t **mask, lm_err *err) {
     *mask = NULL;
+    if (must_close(q)) {
+        memset(q->mask, 0, q->n_mask * sizeof(*q->mask));
+        q->mask[q->think_end / 32] |= 1u << (q->think_end % 32);
+        *mask = q->mask;
+        return LM_OK;
+    }
     if (q->constraint != LM_CONSTRAINT_ACTIVE && q->constraint != LM_CONSTRAINT_OFFERED) return LM_OK;
     lm_status st = lm_matcher_mask(q->matcher, q->mask, q->n_mask, err);
     if (st != LM_OK) return st;
@@ -63,6 +74,10 @@ bool lm_sequence_may_run_ahead(const lm_sequence *q) {
     return q->n_new + 1 < q->max_new && q->n_tokens < q->limit;
 }
 
+bool lm_sequence_needs_last_token(const lm_sequence *q) {
+    return q->constraint != LM_CONSTRAINT_NONE || (q->think_budget && q->n_new + 1 >= q->think_budget);
+}
+
 /* Tells the grammar about a token that is not a stop token. */
 static lm_status follow_constraint(lm_sequence *q, int32_t id, lm_err *err) {
     if (q->constraint == LM_CONSTRAINT_OFFERED) {
@@ -73,7 +88,10 @@ static lm_status follow_constraint(lm_sequence *q, int32_t id, lm_err *err) {
 
 /* The grammar begins where the thinking has ended. Until the parser has seen its beginning the tag may still
  * be on its way through the stream. */
-static void watch_thinking(lm_sequence *q) {
+static void watch_thinking(lm_sequence *q, int32_t id) {
+    if (q->think_budget &&
+        (id == q->think_end || (q->n_new >= q->think_budget && !lm_parser_in_thinking(q->parser))))
+        q->think_budget = 0; /* it is over, or was never begun */
     if (q->constraint != LM_CONSTRAINT_THINKING) return;
     bool thinking = lm_parser_in_thinking(q->parser);
     if (q->was_thinking && !thinking) q->constraint = LM_CONSTRAINT_ACTIVE;
@@ -232,7 +250,7 @@ lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_v
     if (st != LM_OK) return st;
     if (q->logprobs && q->out.len) free_logprobs(q, q->out.len, false);
     send_out(q);
-    watch_thinking(q);
+    watch_thinking(q, id);
     if (stopped) {
         *v = (lm_verdict){.ended = true, .reason = LM_DONE_STOP};
         return LM_OK;

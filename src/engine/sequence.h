@@ -39,6 +39,8 @@ struct lm_sequence {
     uint32_t n_mask;
     int32_t think_id; /* the token that opens a thinking block */
     bool was_thinking;
+    uint32_t think_budget;     /* tokens after which a thinking block is closed; 0: no bound, or it is over */
+    int32_t think_end;         /* the token that closes it */
 
     lm_stream *stream;
     lm_parser *parser; /* NULL: all text is content */
@@ -77,6 +79,8 @@ lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) LM_CHECKE
 /* The token may be the last one, or not be followed without a context shift: nothing can be computed ahead.
  */
 bool lm_sequence_may_run_ahead(const lm_sequence *q);
+/* What the token after the next may be depends on the next one. */
+bool lm_sequence_needs_last_token(const lm_sequence *q);
 /* Takes a chosen token: text events, stop rules, limits. When it goes on the token is appended, after a
  * context shift if there was no room. */
 lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_verdict *v,

@@ -107,8 +107,10 @@ static void nothing_comes_after_a_stop(void **state) {
     lm_tokenizer *t = open_pieces("ab#cd");
     lm_buf_init(&out, 100);
     expect_ok(lm_stream_open(&s, t, (lm_str[]){LM_STR("#")}, 1, &err), err);
+    assert_true(lm_str_eq(lm_stream_stop(s), LM_STR("")));
     expect_ok(lm_stream_push(s, lm_tokenizer_id(t, LM_STR("b#c")), &out, &stopped, &err), err);
     assert_true(stopped);
+    assert_true(lm_str_eq(lm_stream_stop(s), LM_STR("#")));
     stopped = false;
     expect_ok(lm_stream_push(s, lm_tokenizer_id(t, LM_STR("cd")), &out, &stopped, &err), err);
     assert_true(stopped);

@@ -521,6 +521,7 @@ lm_str lm_tokenizer_bytes(const lm_tokenizer *t, int32_t id) {
 
 int32_t lm_tokenizer_id(const lm_tokenizer *t, lm_str token) {
     (void)t;
+    if (lm_str_eq(token, LM_STR("</think>"))) return FAKE_UNTHINK;
     return lm_str_eq(token, LM_STR("<think>")) ? FAKE_THINK : -1;
 }
 
@@ -582,6 +583,7 @@ lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, 
 struct lm_stream {
     char **stops;
     uint32_t n_stops;
+    const char *met;
     lm_buf held;
 };
 
@@ -637,6 +639,7 @@ lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, l
             give(&s->held, (size_t)(at - s->held.ptr), out);
             lm_buf_clear(&s->held);
             *stopped = true;
+            s->met = s->stops[i];
             return LM_OK;
         }
         size_t n = beginning_of(&s->held, s->stops[i]);
@@ -645,6 +648,10 @@ lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, l
     size_t whole = s->held.len - hold;
     if (whole) give(&s->held, whole, out);
     return LM_OK;
+}
+
+lm_str lm_stream_stop(const lm_stream *s) {
+    return lm_str_of(s->met);
 }
 
 void lm_stream_finish(lm_stream *s, lm_buf *out) {
@@ -839,6 +846,7 @@ void heard_sink(void *ctx, const lm_event *ev) {
         h->status = ev->kind == LM_EVENT_DONE ? LM_OK : ev->status;
         if (ev->kind == LM_EVENT_ERROR) add_text(h->error, sizeof(h->error), ev->text);
         if (ev->kind == LM_EVENT_DONE && ev->text.len) add_text(h->text, sizeof(h->text), ev->text);
+        add_text(h->stop, sizeof(h->stop), ev->stop);
         h->reason = ev->reason;
         h->metrics = ev->metrics;
         h->n_context = ev->n_context;

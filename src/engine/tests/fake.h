@@ -64,7 +64,7 @@ void gate_await(gate *g, uint32_t n); /* until n threads wait at it */
 typedef struct heard {
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    char text[8192], thinking[4096], tool[512], error[512];
+    char text[8192], thinking[4096], tool[512], error[512], stop[64];
     char order[64]; /* one letter an event: L T K C D E, runs of T and K as one */
     uint32_t n_events, n_logprobs, n_text_events;
     int32_t logprob_ids[4096];

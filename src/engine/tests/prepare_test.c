@@ -43,6 +43,26 @@ static void rendering_only_shows_the_prompt_and_computes_nothing(void **state) {
     assert_all_gone();
 }
 
+static void counting_takes_all_of_a_prompt_and_computes_nothing(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_engine(1);
+    lm_request *r = talk(20); /* far too small for it */
+    r->count_only = true;
+    r->truncate = false;
+    ask(e, r, &h);
+    assert_int_equal(h.status, LM_OK);
+    assert_int_equal(h.metrics.n_prompt, 85);
+    assert_int_equal(h.metrics.n_eval, 0);
+    assert_string_equal(h.text, "");
+    assert_int_equal(fake.n_steps, 0);
+    lm_engine_stats stats;
+    lm_engine_get_stats(e, &stats);
+    assert_int_equal(stats.n_prompt_tokens, 0);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
 static void a_long_chat_loses_its_oldest_messages_but_not_the_system_nor_the_last(void **state) {
     (void)state;
     fake_reset();
@@ -144,6 +164,7 @@ static void a_request_has_ollamas_defaults(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rendering_only_shows_the_prompt_and_computes_nothing),
+        cmocka_unit_test(counting_takes_all_of_a_prompt_and_computes_nothing),
         cmocka_unit_test(a_long_chat_loses_its_oldest_messages_but_not_the_system_nor_the_last),
         cmocka_unit_test(a_tools_answer_is_not_torn_from_its_call),
         cmocka_unit_test(a_long_raw_prompt_keeps_its_beginning_and_its_end),

@@ -67,6 +67,7 @@ static void stop_strings_end_the_answer_and_are_never_shown(void **state) {
     ask(e, r, &h);
     assert_string_equal(h.text, "one two ");
     assert_int_equal(h.reason, LM_DONE_STOP);
+    assert_string_equal(h.stop, "STOP");
     assert_int_equal(h.n_logprobs, 8); /* of what was shown, nothing of what was held back for good */
     for (int i = 0; i < 8; i++) assert_int_equal(h.logprob_ids[i], "one two "[i]);
     assert_true(h.top_ok);
@@ -79,6 +80,7 @@ static void stop_strings_end_the_answer_and_are_never_shown(void **state) {
     r->logprobs = true;
     ask(e, r, &h);
     assert_string_equal(h.text, "one STO");
+    assert_string_equal(h.stop, "");
     assert_int_equal(h.n_logprobs, 7);
     lm_engine_close(e, 0);
     assert_all_gone();
@@ -157,6 +159,37 @@ static void a_format_is_enforced_and_begins_after_the_thinking(void **state) {
     ask(e, r, &h);
     assert_string_equal(h.thinking, "letters");
     assert_int_equal(strspn(h.text, "0123456789"), 5);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void thinking_ends_with_its_budget(void **state) {
+    (void)state;
+    fake_reset();
+    fake.thinks = true;
+    const char *script = "\1let me see, and see again";
+    lm_engine *e = open_engine(1);
+    for (uint32_t budget = 1; budget < 15; budget++) {
+        fake.script = script;
+        lm_request *r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
+        r->think_budget = budget; /* the token that opens the block counts */
+        ask(e, r, &h);
+        assert_int_equal(h.status, LM_OK);
+        assert_int_equal(strlen(h.thinking), budget - 1);
+        assert_memory_equal(h.thinking, script + 1, budget - 1);
+        assert_string_equal(h.text, script + budget + 1); /* the end took the place of one token */
+    }
+    fake.script = "\1so\2yes"; /* over before its budget is */
+    lm_request *r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
+    r->think_budget = 4;
+    ask(e, r, &h);
+    assert_string_equal(h.thinking, "so");
+    assert_string_equal(h.text, "yes");
+    fake.script = "no thinking at all";
+    r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
+    r->think_budget = 3;
+    ask(e, r, &h);
+    assert_string_equal(h.text, "no thinking at all");
     lm_engine_close(e, 0);
     assert_all_gone();
 }
@@ -754,6 +787,7 @@ int main(void) {
         cmocka_unit_test(stop_strings_end_the_answer_and_are_never_shown),
         cmocka_unit_test(thinking_and_tool_calls_are_events_of_their_own),
         cmocka_unit_test(a_format_is_enforced_and_begins_after_the_thinking),
+        cmocka_unit_test(thinking_ends_with_its_budget),
         cmocka_unit_test(a_full_context_is_shifted_exactly),
         cmocka_unit_test(a_seed_gives_the_same_answer_alone_and_in_a_batch_of_eight),
         cmocka_unit_test(a_long_prompt_does_not_starve_a_running_answer),
