@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (!r.model || !r.model[0] || !r.request || err.text[0]) abort();
             lm_text_sampling makers = {.temperature = 0.5};
             if (anthropic_request_options(&r, &makers, &err) != LM_OK && !err.text[0]) abort();
-            if (!json_array_size(r.request->messages)) abort();
+            if (!json_array_size(r.request->messages) && !r.images) abort();
             if (r.forced &&
                 (!r.request->constrained || !r.request->schema || !json_array_size(r.request->tools)))
                 abort();

@@ -5,9 +5,10 @@
 
 A case is {"name", "method" (POST), "path", "headers", "body" (JSON) or "raw" (text), "status" (200), "type", "head",
 and one of "json", "text", "lines", "events"}. Holes in expected JSON: "<any>", "<str>", "<int>", "<ns>" (a positive integer),
-"<time>", "<hex64>", "<call>", "<id>", "<float>". An object matches when its keys are the same; a key "..." allows others. In
-"lines" (NDJSON) the text "..." stands for any number of repetitions of the line before it; so in "events", which are the
-data of server-sent events (JSON, or text that is none); a name of an event has to be its data's "type".
+"<time>", "<hex64>", "<call>", "<id>", "<msg>", "<req>", "<toolu>", "<float>". An object matches when its keys are the same; a key
+"..." allows others. In "lines" (NDJSON) the text "..." stands for any number of repetitions of the line before it; so in
+"events", which are the data of server-sent events (JSON, or text that is none); a name of an event has to be its data's
+"type".
 """
 import argparse
 import json
@@ -29,6 +30,8 @@ HOLES = {
     "<time>": lambda v: isinstance(v, str) and TIME.fullmatch(v),
     "<hex64>": lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v),
     "<id>": lambda v: isinstance(v, str) and re.fullmatch("(chatcmpl|cmpl)-[0-9]+", v),
+    **{f"<{kind}>": lambda v, kind=kind: isinstance(v, str) and re.fullmatch(kind + "_[0-9a-f]{24}", v)
+       for kind in ("msg", "req", "toolu")},
     "<call>": lambda v: isinstance(v, str) and re.fullmatch("call_[a-z0-9]{8}", v),
 }
 

@@ -17,6 +17,8 @@ typedef struct anthropic_request {
     char *model; /* as the client wrote it: answers repeat it */
     bool stream;
     bool images;
+    bool threaded; /* "thread": the conversation is to be kept here. It is not; clients then send all of it */
+    bool hide_thinking; /* thinking.display omitted: a block without its text */
     bool forced;   /* tool_choice any or tool: the answer is one call, written as JSON (anthropic_tools.c) */
     bool one_call; /* disable_parallel_tool_use */
     lm_request *request; /* taken by the engine, then NULL */
@@ -52,5 +54,7 @@ lm_sink anthropic_sink;
 void anthropic_id(const char *prefix, char out[32]);
 /* {"type":"error",...} with the status's HTTP code. */
 void anthropic_error(lm_call *call, const char *request_id, lm_status st, const char *text);
+/* The refusal after which the vendor's clients go on without a thread. */
+void anthropic_error_threaded(lm_call *call, const char *request_id);
 
 #endif

@@ -58,16 +58,21 @@ static void take_image(gathered *g, size_t at, const json_t *block) {
     }
 }
 
+static void take_texts(const json_t *content, lm_buf *to) {
+    const json_t *one;
+    size_t i;
+    json_array_foreach(content, i, one) add_string(to, lm_field(one, "text"));
+}
+
 /* A document that is text is text; others cannot be read here. */
 static void take_document(gathered *g, size_t at, const json_t *block, lm_buf *to) {
     const json_t *source = lm_field(block, "source");
-    const json_t *content = lm_field(source, "content"), *one;
-    size_t i;
+    const json_t *content = lm_field(source, "content");
     if (is(text_of(source, "type"), "text")) {
         add_string(to, lm_field(source, "data"));
     } else if (is(text_of(source, "type"), "content")) {
         add_string(to, content);
-        json_array_foreach(content, i, one) add_string(to, lm_field(one, "text"));
+        take_texts(content, to);
     } else {
         refuse_at(g, at,
                   "a document must have a source of type text or content: no other kind can be read here");
@@ -106,6 +111,7 @@ static void take_result_content(gathered *g, size_t at, const json_t *content, l
         if (is(type, "text")) add_string(to, lm_field(one, "text"));
         if (is(type, "image")) take_image(g, at, one);
         if (is(type, "document")) take_document(g, at, one, to);
+        if (is(type, "search_result")) take_texts(lm_field(one, "content"), to);
     }
 }
 
@@ -154,6 +160,8 @@ static void take_block(gathered *g, size_t at, const json_t *block) {
         take_image(g, at, block);
     } else if (is(type, "document")) {
         take_document(g, at, block, &g->text);
+    } else if (is(type, "search_result")) {
+        take_texts(lm_field(block, "content"), &g->text);
     } else if (is(type, "tool_use")) {
         take_call(g, at, block);
     } else if (is(type, "tool_result")) {
@@ -253,6 +261,6 @@ void anthropic_read_messages(lm_fields *f, anthropic_request *r) {
         json_decref(g.results);
     }
     json_decref(names);
-    if (f->st == LM_OK && !json_array_size(messages))
+    if (f->st == LM_OK && !json_array_size(messages) && !r->images)
         f->st = lm_fail(&f->err, LM_INVALID, "messages hold no content");
 }

@@ -38,6 +38,10 @@ static void answer(lm_call *call, anthropic_form form) {
     lm_status st = lm_http_body_status(call->x, &err);
     if (st == LM_OK) st = anthropic_request_read(lm_http_body(call->x), form, &r, &err);
     lm_http_body_drop(call->x);
+    if (st == LM_OK && r.threaded) {
+        anthropic_error_threaded(call, id);
+        goto done;
+    }
     if (st == LM_OK) {
         lm_call_note_model(call, r.model);
         st = lm_store_find(call->api->config.store, r.model, &model, &err);
@@ -45,6 +49,7 @@ static void answer(lm_call *call, anthropic_form form) {
     if (st == LM_OK) st = meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, id, &r, &model, &err);
     if (st != LM_OK) anthropic_error(call, id, st, err.text);
+done:
     anthropic_request_release(&r);
 }
 

@@ -61,21 +61,36 @@ static bool same(const char *a, const char *b) {
     return a && !strcmp(a, b);
 }
 
-static void read_thinking(lm_fields *f, lm_request *to) {
+/* The last message answers a call. */
+static bool after_tool(const json_t *messages) {
+    for (size_t i = json_array_size(messages); i-- > 0;) {
+        const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
+        if (same(role, "tool")) return true;
+        if (same(role, "assistant")) return false;
+    }
+    return false;
+}
+
+static void read_thinking(lm_fields *f, anthropic_request *r) {
+    lm_request *to = r->request;
     json_t *object = lm_field_object(f, "thinking", "anthropic.ThinkingConfig");
     if (!object) return;
     lm_fields g = lm_fields_in(object, f->type, "thinking.");
-    const char *type = "";
+    const char *type = "", *display = "";
     int64_t budget = INT64_MAX;
     lm_field_str(&g, "type", &type, NULL);
+    lm_field_str(&g, "display", &display, NULL);
+    r->hide_thinking = same(display, "omitted");
     lm_field_int(&g, "budget_tokens", &budget);
     if (g.st != LM_OK) {
         f->st = g.st;
         f->err = g.err;
     } else if (same(type, "disabled")) {
         to->thinking = 0;
+    } else if (same(type, "between_tools")) {
+        to->thinking = after_tool(to->messages);
     } else if (!same(type, "enabled") && !same(type, "adaptive")) {
-        refuse(f, "thinking.type: must be enabled, adaptive or disabled");
+        refuse(f, "thinking.type: must be enabled, adaptive, between_tools or disabled");
     } else if (budget < 1) {
         refuse(f, "thinking.budget_tokens: must be positive");
     } else {
@@ -126,6 +141,16 @@ static void read_output(lm_fields *f, lm_request *to) {
     if (form && f->st == LM_OK) read_form(f, form, to);
 }
 
+/* What would change the answer and cannot be had here. Others that are not known are ignored. */
+static void refuse_others(lm_fields *f) {
+    static const char *const names[] = {"mcp_servers", "container", "compaction"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const json_t *v = lm_field(f->object, names[i]);
+        if (!v || (json_is_array(v) && !json_array_size(v)) || f->st != LM_OK) continue;
+        f->st = lm_fail(&f->err, LM_INVALID, "%s: not available here", names[i]);
+    }
+}
+
 /* ---- all together */
 
 lm_status anthropic_request_read(lm_str body, anthropic_form form, anthropic_request *out, lm_err *err) {
@@ -146,8 +171,10 @@ lm_status anthropic_request_read(lm_str body, anthropic_form form, anthropic_req
     read_sampling(&f, &r);
     anthropic_read_messages(&f, &r);
     anthropic_read_tools(&f, &r);
-    read_thinking(&f, r.request);
+    read_thinking(&f, &r);
     read_output(&f, r.request);
+    refuse_others(&f);
+    r.threaded = lm_field(object, "thread") != NULL;
     if (r.forced && lm_field(object, "output_config") &&
         lm_field(lm_field(object, "output_config"), "format"))
         refuse(&f, "output_config.format cannot be had together with a tool_choice that forces a call");

@@ -14,7 +14,7 @@ typedef enum block { BLOCK_NONE, BLOCK_TEXT, BLOCK_THINKING } block;
 struct anthropic_run {
     lm_call *call;
     anthropic_form form;
-    bool stream, forced, one_call;
+    bool stream, forced, one_call, hide_thinking;
     bool started; /* the head of the stream is on its way */
     bool dead;    /* the client does not take anything any more */
     char request_id[32], id[32];
@@ -43,6 +43,7 @@ anthropic_run *anthropic_run_new(lm_call *call, const char *request_id, const an
     run->form = r->form;
     run->stream = r->stream && r->form == ANTHROPIC_MESSAGES;
     run->forced = r->forced;
+    run->hide_thinking = r->hide_thinking;
     run->one_call = r->one_call || r->forced;
     strcpy(run->request_id, request_id);
     anthropic_id("msg", run->id);
@@ -118,11 +119,13 @@ static const char *error_type(int status) {
     }
 }
 
-static void write_error(lm_buf *b, const char *request_id, lm_status st, const char *text) {
+/* details: more members of "error", or "". */
+static void write_error(lm_buf *b, const char *request_id, lm_status st, const char *text,
+                        const char *details) {
     lm_buf_printf(
         b, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", error_type(lm_status_http(st)));
     lm_json_write_string(b, lm_str_of(text));
-    lm_buf_printf(b, "},\"request_id\":\"%s\"}", request_id);
+    lm_buf_printf(b, "%s},\"request_id\":\"%s\"}", details, request_id);
 }
 
 /* ---- stream */
@@ -212,6 +215,7 @@ static void add_text(anthropic_run *run, block kind, lm_str text) {
     /* A block of nothing but space, as between two calls, is refused when a client sends it back. */
     if (!text.len || (run->open != kind && blank(text))) return;
     open_block(run, kind);
+    if (kind == BLOCK_THINKING && run->hide_thinking) return;
     if (!run->stream) {
         lm_buf_str(&run->text, text);
         return;
@@ -332,7 +336,7 @@ static void finish_failed(anthropic_run *run, const lm_event *e) {
     }
     lm_call_note_error(run->call, lm_str_of(err.text));
     lm_buf_text(&run->frames, "event: error\ndata: ");
-    write_error(&run->frames, run->request_id, e->status, err.text);
+    write_error(&run->frames, run->request_id, e->status, err.text, "");
     lm_buf_text(&run->frames, "\n\n");
     send_frames(run);
     lm_http_end(run->call->x);
@@ -359,12 +363,23 @@ void anthropic_sink(void *ctx, const lm_event *e) {
     anthropic_run_free(run);
 }
 
-void anthropic_error(lm_call *call, const char *request_id, lm_status st, const char *text) {
-    if (st == LM_CANCELLED) text = "request canceled"; /* it is logged, nobody reads it */
+static void reply_error(lm_call *call, const char *request_id, lm_status st, const char *text,
+                        const char *details) {
     lm_call_note_error(call, lm_str_of(text));
     lm_buf b;
     lm_buf_init(&b, 8192);
-    write_error(&b, request_id, st, text);
+    write_error(&b, request_id, st, text, details);
     lm_reply_json(call, lm_status_http(st), &b);
     lm_buf_release(&b);
+}
+
+void anthropic_error(lm_call *call, const char *request_id, lm_status st, const char *text) {
+    if (st == LM_CANCELLED) text = "request canceled"; /* it is logged, nobody reads it */
+    reply_error(call, request_id, st, text, "");
+}
+
+void anthropic_error_threaded(lm_call *call, const char *request_id) {
+    reply_error(call, request_id, LM_INVALID,
+                "thread: conversations are not kept here; send the full conversation without it",
+                ",\"details\":{\"error_code\":\"thread_unsupported_request\"}");
 }

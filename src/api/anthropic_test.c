@@ -144,6 +144,15 @@ static void thinking_is_off_on_or_bounded(void **state) {
     assert_int_equal(r.request->think_budget, 0);
     assert_string_equal(r.request->think_level, "high");
     anthropic_request_release(&r);
+    r = read_ok(HEAD "\"thinking\":{\"type\":\"between_tools\",\"display\":\"omitted\"}," MESSAGES);
+    assert_int_equal(r.request->thinking, 0); /* nothing was called yet */
+    assert_true(r.hide_thinking);
+    anthropic_request_release(&r);
+    r = read_ok(HEAD
+                "\"thinking\":{\"type\":\"between_tools\"},\"messages\":[{\"role\":\"user\",\"content\":"
+                "[{\"type\":\"tool_result\",\"tool_use_id\":\"t\"},{\"type\":\"text\",\"text\":\"go\"}]}]}");
+    assert_int_equal(r.request->thinking, 1);
+    anthropic_request_release(&r);
     refused_with("\"thinking\":{\"type\":\"loud\"}", "thinking.type");
     refused_with("\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":0}",
                  "budget_tokens: must be positive");
@@ -268,6 +277,10 @@ static void what_is_missing_is_named_in_ollamas_words(void **state) {
     refused_with("\"system\":3", "system of type");
     refused_with("\"system\":[{\"type\":\"image\"}]", "system.0");
     refused_with("\"stream\":\"yes\"", "stream of type bool");
+    refused_with("\"mcp_servers\":[{\"url\":\"http://x\"}]", "mcp_servers: not available here");
+    anthropic_request r = read_ok(HEAD "\"thread\":{\"type\":\"create\"},\"mcp_servers\":[]," MESSAGES);
+    assert_true(r.threaded); /* refused where its answer can say more than a text */
+    anthropic_request_release(&r);
 }
 
 static void content(const char *blocks, const char *text) {
