@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "api/anthropic.h"
+#include "api/calls.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -25,12 +26,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         }
         anthropic_request_release(&r);
     }
-    json_t *call = NULL;
-    const json_t *input;
-    const char *name;
-    if (anthropic_forced_call(body, &call, &name, &input, NULL) == LM_OK) {
-        if (!name || !json_is_object(input)) abort();
-        json_decref(call);
+    char *name, *arguments;
+    if (lm_forced_call(body, &name, &arguments)) {
+        if (!name || !arguments) abort();
+        free(name);
+        free(arguments);
     }
     return 0;
 }

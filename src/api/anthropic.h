@@ -18,9 +18,9 @@ typedef struct anthropic_request {
     bool stream;
     bool images;
     bool threaded; /* "thread": the conversation is to be kept here. It is not; clients then send all of it */
-    bool hide_thinking; /* thinking.display omitted: a block without its text */
-    bool forced;   /* tool_choice any or tool: the answer is one call, written as JSON (anthropic_tools.c) */
-    bool one_call; /* disable_parallel_tool_use */
+    bool hide_thinking;  /* thinking.display omitted: a block without its text */
+    bool forced;         /* tool_choice any or tool: the answer is one call, written as JSON (calls.h) */
+    bool one_call;       /* disable_parallel_tool_use */
     lm_request *request; /* taken by the engine, then NULL */
     json_t *options;     /* under Ollama's names, read once the model is known */
 } anthropic_request;
@@ -37,11 +37,6 @@ lm_status anthropic_request_options(anthropic_request *r, const lm_text_sampling
 void anthropic_read_messages(lm_fields *f, anthropic_request *r);
 /* "tools" and "tool_choice". */
 void anthropic_read_tools(lm_fields *f, anthropic_request *r);
-
-/* A forced answer to its call: name is borrowed from *call, which the caller releases with json_decref.
- * LM_INVALID: it is not whole. */
-lm_status anthropic_forced_call(lm_str answer, json_t **call, const char **name, const json_t **input,
-                                lm_err *err) LM_CHECKED;
 
 /* Answers `call` from the engine's events: the sink and its context. The run frees itself after its last
  * event. */

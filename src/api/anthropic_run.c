@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "api/anthropic.h"
+#include "api/calls.h"
 
 #define TYPE_SSE "text/event-stream; charset=utf-8"
 
@@ -273,17 +274,12 @@ static void take(anthropic_run *run, const lm_event *e) {
 
 /* The forced call is whole unless something ended it early. */
 static void finish_forced(anthropic_run *run) {
-    json_t *call = NULL;
-    const char *name;
-    const json_t *input;
-    lm_buf text;
+    char *name, *input;
     if (!run->forced || run->n_tools || run->forced_call.failed) return;
-    if (anthropic_forced_call(lm_buf_view(&run->forced_call), &call, &name, &input, NULL) != LM_OK) return;
-    lm_buf_init(&text, MAX_ANSWER);
-    lm_json_write_value(&text, input);
-    add_call(run, lm_str_of(name), lm_buf_view(&text));
-    lm_buf_release(&text);
-    json_decref(call);
+    if (!lm_forced_call(lm_buf_view(&run->forced_call), &name, &input)) return;
+    add_call(run, lm_str_of(name), lm_str_of(input));
+    free(name);
+    free(input);
 }
 
 static void finish_stream(anthropic_run *run, const lm_event *e) {

@@ -225,31 +225,13 @@ static void a_choice_of_tools_is_kept(void **state) {
     assert_int_equal(json_array_size(r.request->tools), 2); /* the model is shown all of them */
     anthropic_request_release(&r);
     refused(HEAD TOOLS ",\"tool_choice\":{\"type\":\"tool\",\"name\":\"hear\"}," MESSAGES,
-            "no tool \"hear\"");
+            "no tool with the name \"hear\"");
     refused_with("\"tool_choice\":{\"type\":\"any\"}", "no tools to choose from");
     refused_with("\"tool_choice\":{\"type\":\"perhaps\"}", "tool_choice.type");
     refused(HEAD TOOLS
             ",\"tool_choice\":{\"type\":\"any\"},\"output_config\":{\"format\":{\"type\":\"json_schema\","
             "\"schema\":{}}}," MESSAGES,
             "forces a call");
-}
-
-static void a_forced_answer_is_a_call(void **state) {
-    (void)state;
-    lm_err err = {0};
-    json_t *call = NULL;
-    const json_t *input;
-    const char *name;
-    expect_ok(anthropic_forced_call(LM_STR(" {\"name\":\"f\",\"arguments\":{\"a\":1}}\n"), &call, &name,
-                                    &input, &err),
-              err);
-    assert_string_equal(name, "f");
-    assert_int_equal(json_integer_value(json_object_get(input, "a")), 1);
-    json_decref(call);
-    static const char *const broken[] = {"", "{\"name\":\"f\",\"argum", "[]", "{\"name\":\"f\"}",
-                                         "{\"name\":3,\"arguments\":{}}"};
-    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
-        assert_int_not_equal(anthropic_forced_call(lm_str_of(broken[i]), &call, &name, &input, &err), LM_OK);
 }
 
 static void what_is_missing_is_named_in_ollamas_words(void **state) {
@@ -347,7 +329,6 @@ int main(void) {
         cmocka_unit_test(an_answers_form_is_a_schema),
         cmocka_unit_test(tools_become_functions),
         cmocka_unit_test(a_choice_of_tools_is_kept),
-        cmocka_unit_test(a_forced_answer_is_a_call),
         cmocka_unit_test(what_is_missing_is_named_in_ollamas_words),
         cmocka_unit_test(a_bad_block_is_named_by_its_place),
         cmocka_unit_test(counting_needs_no_max_tokens),

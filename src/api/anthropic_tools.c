@@ -1,12 +1,8 @@
-/* tools and tool_choice.
- *
- * A choice that forces a call is kept by the grammar: the answer has to be {"name": ..., "arguments": {...}}
- * of one of the tools, the form in which most families write their calls, and is made a call when it is
- * whole. */
-#include <stdlib.h>
+/* tools and tool_choice. */
 #include <string.h>
 
 #include "api/anthropic.h"
+#include "api/calls.h"
 
 static bool is(const char *type, const char *name) {
     return type && !strcmp(type, name);
@@ -44,59 +40,14 @@ static json_t *read_tool(lm_fields *f, size_t at, const json_t *tool) {
     return out;
 }
 
-/* ---- a forced call */
-
-/* References within a schema are from its root, which lies deeper now: "#/$defs/x" gets `base` before it. */
-static void move_refs(json_t *schema, const char *base) {
-    json_t *v;
-    if (json_is_object(schema)) {
-        const char *key;
-        void *next;
-        json_object_foreach_safe(schema, next, key, v) {
-            const char *ref = json_string_value(v);
-            if (!strcmp(key, "$ref") && ref && ref[0] == '#' && (!ref[1] || ref[1] == '/')) {
-                json_object_set_new(schema, key, json_sprintf("#%s%s", base, ref + 1));
-            } else {
-                move_refs(v, base);
-            }
-        }
-    } else if (json_is_array(schema)) {
-        size_t i;
-        json_array_foreach(schema, i, v) move_refs(v, base);
-    }
-}
-
-static json_t *call_schema(const json_t *tool, size_t at) {
-    const json_t *function = json_object_get(tool, "function");
-    json_t *arguments = json_deep_copy(json_object_get(function, "parameters"));
-    char base[64];
-    snprintf(base, sizeof base, "/anyOf/%zu/properties/arguments", at);
-    move_refs(arguments, base);
-    if (!json_object_get(arguments, "type")) json_object_set_new(arguments, "type", json_string("object"));
-    return json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s,s], s:b}", "type", "object", "properties", "name", "const",
-                     json_object_get(function, "name"), "arguments", arguments, "required", "name",
-                     "arguments", "additionalProperties", 0);
-}
+/* ---- the choice */
 
 /* Any of the tools, or the one of this name. */
 static void force(lm_fields *f, const char *name, anthropic_request *r) {
-    json_t *any = json_array(), *tool;
-    size_t i;
-    json_array_foreach(r->request->tools, i, tool) {
-        const char *is_named = json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
-        if (!name || is(is_named, name)) json_array_append_new(any, call_schema(tool, json_array_size(any)));
-    }
-    if (!json_array_size(any)) {
-        f->st = name ? lm_fail(&f->err, LM_INVALID, "tool_choice.name: there is no tool \"%.100s\"", name)
-                     : lm_fail(&f->err, LM_INVALID, "tool_choice: there are no tools to choose from");
-        json_decref(any);
-        return;
-    }
-    json_t *schema = json_pack("{s:o}", "anyOf", any);
-    r->forced = r->request->constrained = true;
-    free(r->request->schema);
-    r->request->schema = json_dumps(schema, JSON_COMPACT);
-    json_decref(schema);
+    lm_err err = {0};
+    f->st = lm_force_call(r->request, name, &err);
+    if (f->st != LM_OK) (void)lm_fail(&f->err, f->st, "tool_choice: %s", err.text);
+    r->forced = f->st == LM_OK;
 }
 
 static void read_choice(lm_fields *f, anthropic_request *r) {
@@ -133,19 +84,4 @@ void anthropic_read_tools(lm_fields *f, anthropic_request *r) {
         json_array_append_new(r->request->tools, tool);
     }
     read_choice(f, r);
-}
-
-lm_status anthropic_forced_call(lm_str answer, json_t **call, const char **name, const json_t **input,
-                                lm_err *err) {
-    json_t *value = NULL;
-    lm_status st = lm_json_parse(answer, &value, err);
-    if (st != LM_OK) return lm_fail_in(err, st, "the model's tool call");
-    *name = json_string_value(json_object_get(value, "name"));
-    *input = json_object_get(value, "arguments");
-    if (!*name || !json_is_object(*input)) {
-        json_decref(value);
-        return lm_fail(err, LM_INVALID, "the model's tool call is not whole");
-    }
-    *call = value;
-    return LM_OK;
 }
