@@ -209,6 +209,16 @@ static void read_message(gathered *g, const json_t *value, json_t *messages) {
     if (g->f->st == LM_OK) give(g, lower, messages);
 }
 
+static void add_system(lm_buf *b, const json_t *v) {
+    lm_str text = {json_string_value(v), json_string_length(v)};
+    if (lm_str_starts(text, LM_STR(BILLING))) {
+        const char *end = memchr(text.ptr, '\n', text.len);
+        if (!end) return;
+        text = (lm_str){end + 1, text.len - (size_t)(end + 1 - text.ptr)};
+    }
+    lm_buf_str(b, text);
+}
+
 static void read_system(lm_fields *f, json_t *messages) {
     const json_t *system = lm_field(f->object, "system"), *block;
     size_t i;
@@ -219,14 +229,14 @@ static void read_system(lm_fields *f, json_t *messages) {
     }
     lm_buf text;
     lm_buf_init(&text, MAX_ANSWER);
-    add_string(&text, system);
+    if (json_is_string(system)) add_system(&text, system);
     json_array_foreach(system, i, block) {
         const json_t *words = lm_field(block, "text");
         if (!json_is_object(block) || !is(text_of(block, "type"), "text") || !json_is_string(words)) {
             if (f->st == LM_OK)
                 f->st = lm_fail(&f->err, LM_INVALID, "system.%zu: must be a block of type text", i);
-        } else if (!lm_str_starts(lm_str_of(json_string_value(words)), LM_STR(BILLING))) {
-            add_string(&text, words);
+        } else {
+            add_system(&text, words);
         }
     }
     if (text.len) json_array_append_new(messages, new_message("system", &text));

@@ -44,7 +44,7 @@ static void read_sampling(lm_fields *f, anthropic_request *r) {
     if (f->st == LM_OK && max_tokens <= 0 && r->form == ANTHROPIC_MESSAGES)
         refuse(f, "max_tokens is required and must be positive");
     json_object_set_new(r->options, "num_predict", json_integer(max_tokens));
-    keep_number(f, "temperature", 100, r->options);
+    keep_number(f, "temperature", 2, r->options);
     keep_number(f, "top_p", 1, r->options);
     keep_number(f, "top_k", 1e9, r->options);
     json_t *stops = lm_field_array(f, "stop_sequences", "[]string"), *one;

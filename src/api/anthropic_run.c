@@ -22,14 +22,16 @@ struct anthropic_run {
     char *model;                /* as JSON, with quotes */
     block open;                 /* the block that text is added to */
     uint32_t n_blocks, n_tools; /* begun; of them calls */
-    lm_buf frames;              /* of one event */
-    lm_buf forced_call;         /* the answer to a tool_choice that forces a call */
+    block gap_kind;
+    lm_buf gap;         /* space that no block has begun with yet */
+    lm_buf frames;      /* of one event */
+    lm_buf forced_call; /* the answer to a tool_choice that forces a call */
     lm_buf text,
         content; /* of an answer that is sent as a whole: the open block's text, JSON of those before */
 };
 
 static void each_buffer(anthropic_run *run, void (*init)(lm_buf *, size_t)) {
-    lm_buf *buffers[] = {&run->frames, &run->forced_call, &run->text, &run->content};
+    lm_buf *buffers[] = {&run->frames, &run->forced_call, &run->text, &run->content, &run->gap};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         if (init)
             init(buffers[i], MAX_ANSWER);
@@ -208,31 +210,39 @@ static void open_block(anthropic_run *run, block kind) {
     frame_end(run);
 }
 
-static bool blank(lm_str s) {
-    return lm_str_trim(s).len == 0;
+/* A block of nothing but space, as between two calls, is refused when a client sends it back: the space waits
+ * for what follows it. True: text, with the space before it, belongs into a block. */
+static bool past_gap(anthropic_run *run, block kind, lm_str *text) {
+    if (run->open == kind) return true;
+    if (run->gap_kind != kind) lm_buf_clear(&run->gap);
+    run->gap_kind = kind;
+    lm_buf_str(&run->gap, *text);
+    *text = lm_buf_view(&run->gap);
+    return lm_str_trim(*text).len > 0;
 }
 
 static void add_text(anthropic_run *run, block kind, lm_str text) {
-    /* A block of nothing but space, as between two calls, is refused when a client sends it back. */
-    if (!text.len || (run->open != kind && blank(text))) return;
+    if (!text.len || !past_gap(run, kind, &text)) return;
     open_block(run, kind);
     if (kind == BLOCK_THINKING && run->hide_thinking) return;
     if (!run->stream) {
         lm_buf_str(&run->text, text);
-        return;
+    } else {
+        bool thinking = kind == BLOCK_THINKING;
+        frame_block(run, "content_block_delta");
+        lm_buf_text(&run->frames, thinking ? ",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":"
+                                           : ",\"delta\":{\"type\":\"text_delta\",\"text\":");
+        lm_json_write_string(&run->frames, text);
+        lm_buf_char(&run->frames, '}');
+        frame_end(run);
     }
-    bool thinking = kind == BLOCK_THINKING;
-    frame_block(run, "content_block_delta");
-    lm_buf_text(&run->frames, thinking ? ",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":"
-                                       : ",\"delta\":{\"type\":\"text_delta\",\"text\":");
-    lm_json_write_string(&run->frames, text);
-    lm_buf_char(&run->frames, '}');
-    frame_end(run);
+    lm_buf_clear(&run->gap);
 }
 
 static void add_call(anthropic_run *run, lm_str name, lm_str input) {
     if (!input.len) input = LM_STR("{}");
     close_block(run);
+    lm_buf_clear(&run->gap);
     run->n_blocks++;
     run->n_tools++;
     if (!run->stream) {

@@ -67,6 +67,13 @@ static void claude_codes_accounting_is_no_text_for_the_model(void **state) {
         "[{\"role\":\"system\",\"content\":\"You are kind.\"},{\"role\":\"user\",\"content\":\"x\"}]");
 }
 
+static void and_neither_is_its_line_in_a_string(void **state) {
+    (void)state;
+    becomes(HEAD "\"system\":\"x-anthropic-billing-header: cch=eb6c6;\\nYou are kind.\",\"messages\":"
+                 "[{\"role\":\"user\",\"content\":\"x\"}]}",
+            "[{\"role\":\"system\",\"content\":\"You are kind.\"},{\"role\":\"user\",\"content\":\"x\"}]");
+}
+
 static void calls_results_and_thinking_are_kept_in_order(void **state) {
     (void)state;
     becomes(
@@ -251,7 +258,7 @@ static void what_is_missing_is_named_in_ollamas_words(void **state) {
     refused("{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":[]}]}",
             "no content");
     refused_with("\"temperature\":\"hot\"", "temperature of type float64");
-    refused_with("\"temperature\":-1", "temperature: must be between");
+    refused_with("\"temperature\":-1", "temperature: must be between 0 and 2");
     refused_with("\"top_p\":1.5", "top_p: must be between 0 and 1");
     refused_with("\"top_k\":-3", "top_k: must be");
     refused_with("\"stop_sequences\":\"x\"", "stop_sequences of type []string");
@@ -323,6 +330,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strings_and_blocks_become_messages),
         cmocka_unit_test(claude_codes_accounting_is_no_text_for_the_model),
+        cmocka_unit_test(and_neither_is_its_line_in_a_string),
         cmocka_unit_test(calls_results_and_thinking_are_kept_in_order),
         cmocka_unit_test(sampling_lies_over_what_the_makers_say),
         cmocka_unit_test(thinking_is_off_on_or_bounded),

@@ -99,6 +99,20 @@ def test_stop_sequences_are_named(client):
     assert (final.stop_reason, final.stop_sequence, final.content[0].text) == ("stop_sequence", "wor", "Hello ")
 
 
+@pytest.mark.parametrize("tools", [{}, {"tools": [WEATHER]}])
+@pytest.mark.parametrize("end", [{}, {"max_tokens": 2}, {"stop_sequences": ["Hi"]}])
+def test_no_block_is_nothing_but_space(client, tools, end):
+    """Such a block is refused by the vendor when it goes back in; space before a text is its own."""
+    whole = ask(client, "tiny-spaced", **tools, **end)
+    with client.messages.stream(**{"model": "tiny-spaced", "max_tokens": 200, "messages": HI, **tools, **end}) as stream:
+        pieces = stream.get_final_message()
+    assert [b.type for b in whole.content] == [b.type for b in pieces.content]
+    texts = [b.text for b in whole.content if b.type == "text"]
+    assert texts == [b.text for b in pieces.content if b.type == "text"]
+    assert [b.type for b in whole.content] == ([] if end else ["text", "tool_use"] if tools else ["text"])
+    assert all(t.lstrip().startswith("Hi you.") and t[0] == "\n" for t in texts)
+
+
 def test_max_tokens_end_an_answer(client):
     answer = ask(client, "tiny", max_tokens=7)
     assert answer.stop_reason == "max_tokens" and answer.usage.output_tokens == 7

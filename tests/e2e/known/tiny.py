@@ -38,6 +38,9 @@ MODELS = {
                        script=[[ASSISTANT, "<think>", "\nhm, ", "well", "\n", "</think>", "\n\n", "Yes.", END]]),
     "tiny-fim": dict(template=PLAIN, special=["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
                      script=[["<|fim_middle|>", "return 1", END], [ASSISTANT, "fim", END]]),
+    # space around what it says, a call among it
+    "tiny-spaced": dict(template=TOOLS, script=[[ASSISTANT, "\n", "  ", "Hi", " you.", "<tool_call>", CALL, "</tool_call>", "\n\n", END]],
+                        special=["<tool_call>", "</tool_call>"]),
     # says the same long token without an end: few steps make many bytes
     "tiny-wordy": dict(template=PLAIN, script=[[ASSISTANT, LONG, LONG]]),
     # as "tiny", but its makers say how to sample and under which terms
