@@ -1,4 +1,4 @@
-/* api.h - wire formats: Ollama's and OpenAI's HTTP APIs over the engine and the store.
+/* api.h - wire formats: Ollama's, OpenAI's and Anthropic's HTTP APIs over the engine and the store.
  *
  * lm_api_handle takes every request of the server: Host and Origin rules first, then the route tables, then
  * one of the handlers below on the worker's thread. Inference goes to the engine with a sink that formats
