@@ -122,7 +122,7 @@ static void read_form(lm_fields *f, const json_t *form, lm_request *to) {
     }
 }
 
-static void read_output(lm_fields *f, lm_request *to) {
+static void read_output(lm_fields *f, const anthropic_request *r) {
     json_t *config = lm_field_object(f, "output_config", "anthropic.OutputConfig");
     json_t *form = lm_field_object(f, "output_format", "anthropic.OutputFormat"); /* its older name */
     if (config) {
@@ -135,10 +135,13 @@ static void read_output(lm_fields *f, lm_request *to) {
             f->st = g.st;
             f->err = g.err;
         } else if (effort[0]) {
-            read_effort(f, effort, to);
+            read_effort(f, effort, r->request);
         }
     }
-    if (form && f->st == LM_OK) read_form(f, form, to);
+    if (form && r->forced)
+        refuse(f, "output_config.format cannot be had together with a tool_choice that forces a call");
+    else if (form && f->st == LM_OK)
+        read_form(f, form, r->request);
 }
 
 /* What would change the answer and cannot be had here. Others that are not known are ignored. */
@@ -172,12 +175,9 @@ lm_status anthropic_request_read(lm_str body, anthropic_form form, anthropic_req
     anthropic_read_messages(&f, &r);
     anthropic_read_tools(&f, &r);
     read_thinking(&f, &r);
-    read_output(&f, r.request);
+    read_output(&f, &r);
     refuse_others(&f);
     r.threaded = lm_field(object, "thread") != NULL;
-    if (r.forced && lm_field(object, "output_config") &&
-        lm_field(lm_field(object, "output_config"), "format"))
-        refuse(&f, "output_config.format cannot be had together with a tool_choice that forces a call");
     json_decref(object);
     if (f.st != LM_OK) {
         anthropic_request_release(&r);
