@@ -817,7 +817,7 @@ void heard_init(heard *h) {
 static void add_text(char *to, size_t room, lm_str s) {
     size_t n = strlen(to);
     LM_ASSERT(n + s.len < room);
-    memcpy(to + n, s.ptr, s.len);
+    if (s.len) memcpy(to + n, s.ptr, s.len);
 }
 
 void heard_sink(void *ctx, const lm_event *ev) {
