@@ -6,6 +6,7 @@
 
 #include "base/test.h"
 #include "engine/sampler.h"
+#include "engine/tests/logits.h"
 #include "mlx/backend.h"
 
 /* Large enough for the best of a few to be found by blocks, and no multiple of them. */
@@ -20,20 +21,6 @@ typedef struct bed {
     int32_t tokens[N_TOKENS];
     uint32_t mask[MASK_WORDS];
 } bed;
-
-static uint64_t rng_state = 88172645463325252u;
-static double uniform(void) {
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (double)(rng_state >> 11) * 0x1p-53;
-}
-
-/* Most tokens improbable, a few in front: like a model's. */
-static void fill_logits(float *x, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) x[i] = (float)(uniform() * 8 - 6);
-    for (uint32_t i = 0; i < n / 50 + 3; i++) x[(uint32_t)(uniform() * n)] = (float)(uniform() * 14);
-}
 
 /* prepare: changes the logits; MLX may copy them when it gets them. */
 static void open_bed(bed *b, void (*prepare)(float *logits)) {
@@ -84,21 +71,12 @@ static lm_seq *open_seq(bed *b) {
     return seq;
 }
 
+/* The sampler's own order, with another draw. */
 static lm_pick pick_of(const bed *b, const lm_sampler *s, bool masked, float u) {
-    const lm_options *o = &s->o;
-    uint32_t n = s->window < N_TOKENS ? s->window : N_TOKENS;
-    return (lm_pick){.temperature = o->temperature,
-                     .top_k = o->top_k,
-                     .top_p = o->top_p,
-                     .min_p = o->min_p,
-                     .typical_p = o->typical_p,
-                     .repeat_penalty = o->repeat_penalty,
-                     .presence_penalty = o->presence_penalty,
-                     .frequency_penalty = o->frequency_penalty,
-                     .recent = n ? b->tokens + N_TOKENS - n : NULL,
-                     .n_recent = n,
-                     .mask = masked ? b->mask : NULL,
-                     .uniform = u};
+    lm_pick how;
+    lm_sampler_order(s, b->tokens, N_TOKENS, masked ? b->mask : NULL, &how);
+    how.uniform = u;
+    return how;
 }
 
 static int by_logit(const void *a, const void *b) {

@@ -91,9 +91,17 @@ static uint32_t free_number(lm_model *m) {
     return i;
 }
 
-static void enter(lm_model *m, uint32_t at, lm_seq *seq) {
+/* A new sequence, number `at`, of which the frame that is ready tells. */
+static lm_status add(lm_model *m, uint32_t at, lm_seq *seq, lm_seq **out, lm_err *err) {
+    lm_status st = tell(m, err);
+    if (st != LM_OK) {
+        m->backend->seq_close(seq);
+        return st;
+    }
     m->seqs[at] = seq;
     if (at == m->n_seqs) m->n_seqs++;
+    *out = seq;
+    return LM_OK;
 }
 
 lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) {
@@ -105,14 +113,7 @@ lm_status lm_model_seq_open(lm_model *m, lm_seq **out, lm_err *err) {
     if (st != LM_OK) return st;
     begin(m, LM_FRAME_SEQ_OPEN);
     put(&m->frame, at);
-    st = tell(m, err);
-    if (st != LM_OK) {
-        m->backend->seq_close(seq);
-        return st;
-    }
-    enter(m, at, seq);
-    *out = seq;
-    return LM_OK;
+    return add(m, at, seq, out, err);
 }
 
 void lm_model_seq_close(lm_model *m, lm_seq *seq) {
@@ -147,14 +148,7 @@ lm_status lm_model_seq_fork(lm_model *m, lm_seq *src, uint32_t n_tokens, lm_seq 
     put(&m->frame, number_of(m, src));
     put(&m->frame, n_tokens);
     put(&m->frame, at);
-    st = tell(m, err);
-    if (st != LM_OK) {
-        m->backend->seq_close(seq);
-        return st;
-    }
-    enter(m, at, seq);
-    *out = seq;
-    return LM_OK;
+    return add(m, at, seq, out, err);
 }
 
 /* ---- steps */

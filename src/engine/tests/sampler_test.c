@@ -3,6 +3,7 @@
 
 #include "base/test.h"
 #include "engine/sampler.h"
+#include "engine/tests/logits.h"
 
 #define MAX_VOCAB 152000
 
@@ -10,21 +11,6 @@ typedef struct ref_cand {
     double logit, p, score;
     int32_t id;
 } ref_cand;
-
-static uint64_t rng_state = 88172645463325252u;
-
-static double uniform(void) {
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (double)(rng_state >> 11) * 0x1p-53;
-}
-
-/* Most tokens improbable, a few in front: like a model's. */
-static void fill_logits(float *x, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) x[i] = (float)(uniform() * 8 - 6);
-    for (uint32_t i = 0; i < n / 50 + 3; i++) x[(uint32_t)(uniform() * n)] = (float)(uniform() * 14);
-}
 
 static int by_logit(const void *a, const void *b) {
     const ref_cand *x = a, *y = b;
