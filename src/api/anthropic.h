@@ -45,8 +45,6 @@ anthropic_run *anthropic_run_new(lm_call *call, const char *request_id, const an
 void anthropic_run_free(anthropic_run *run); /* when nothing was submitted */
 lm_sink anthropic_sink;
 
-/* prefix, "_" and 24 hex digits, at most 31 characters in all. */
-void anthropic_id(const char *prefix, char out[32]);
 /* {"type":"error",...} with the status's HTTP code. */
 void anthropic_error(lm_call *call, const char *request_id, lm_status st, const char *text);
 /* The refusal after which the vendor's clients go on without a thread. */

@@ -199,8 +199,7 @@ static void read_message(gathered *g, const json_t *value, json_t *messages) {
         f.st = lm_fail(&f.err, LM_INVALID, "messages.%zu.content: must be a string or an array of blocks",
                        g->index);
     if (f.st != LM_OK) {
-        g->f->st = f.st;
-        g->f->err = f.err;
+        lm_fields_adopt(g->f, &f);
         return;
     }
     size_t i;

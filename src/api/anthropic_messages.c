@@ -1,5 +1,6 @@
 /* POST /v1/messages and /v1/messages/count_tokens: the checks that need the model, then the engine. */
 #include "api/anthropic.h"
+#include "api/pieces.h"
 
 /* What the request wants and the model cannot; settles thinking and the options where nothing was said. A
  * model that does not think is asked all the same, as Ollama does here. */
@@ -33,7 +34,7 @@ static void answer(lm_call *call, anthropic_form form) {
     lm_entry model;
     lm_err err = {0};
     char id[32];
-    anthropic_id("req", id);
+    lm_hex_id("req", id);
     lm_http_set_header(call->x, "request-id", id);
     lm_status st = lm_http_body_status(call->x, &err);
     if (st == LM_OK) st = anthropic_request_read(lm_http_body(call->x), form, &r, &err);

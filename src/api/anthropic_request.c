@@ -83,8 +83,7 @@ static void read_thinking(lm_fields *f, anthropic_request *r) {
     r->hide_thinking = same(display, "omitted");
     lm_field_int(&g, "budget_tokens", &budget);
     if (g.st != LM_OK) {
-        f->st = g.st;
-        f->err = g.err;
+        lm_fields_adopt(f, &g);
     } else if (same(type, "disabled")) {
         to->thinking = 0;
     } else if (same(type, "between_tools")) {
@@ -132,8 +131,7 @@ static void read_output(lm_fields *f, const anthropic_request *r) {
         json_t *inner = lm_field_object(&g, "format", "anthropic.OutputFormat");
         if (inner) form = inner;
         if (g.st != LM_OK) {
-            f->st = g.st;
-            f->err = g.err;
+            lm_fields_adopt(f, &g);
         } else if (effort[0]) {
             read_effort(f, effort, r->request);
         }

@@ -3,10 +3,11 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "api/anthropic.h"
 #include "api/calls.h"
+#include "api/pieces.h"
+#include "api/sse.h"
 
 #define TYPE_SSE "text/event-stream; charset=utf-8"
 
@@ -16,22 +17,19 @@ struct anthropic_run {
     lm_call *call;
     anthropic_form form;
     bool stream, forced, one_call, hide_thinking;
-    bool started; /* the head of the stream is on its way */
-    bool dead;    /* the client does not take anything any more */
     char request_id[32], id[32];
     char *model;                /* as JSON, with quotes */
     block open;                 /* the block that text is added to */
     uint32_t n_blocks, n_tools; /* begun; of them calls */
-    block gap_kind;
-    lm_buf gap;         /* space that no block has begun with yet */
-    lm_buf frames;      /* of one event */
+    lm_gap gap;
+    lm_sse sse;         /* its buffer is also where a whole answer is written */
     lm_buf forced_call; /* the answer to a tool_choice that forces a call */
     lm_buf text,
         content; /* of an answer that is sent as a whole: the open block's text, JSON of those before */
 };
 
 static void each_buffer(anthropic_run *run, void (*init)(lm_buf *, size_t)) {
-    lm_buf *buffers[] = {&run->frames, &run->forced_call, &run->text, &run->content, &run->gap};
+    lm_buf *buffers[] = {&run->forced_call, &run->text, &run->content, &run->gap.held};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         if (init)
             init(buffers[i], MAX_ANSWER);
@@ -49,10 +47,11 @@ anthropic_run *anthropic_run_new(lm_call *call, const char *request_id, const an
     run->hide_thinking = r->hide_thinking;
     run->one_call = r->one_call || r->forced;
     strcpy(run->request_id, request_id);
-    anthropic_id("msg", run->id);
+    lm_hex_id("msg", run->id);
     each_buffer(run, lm_buf_init);
-    lm_json_write_string(&run->frames, lm_str_of(r->model));
-    run->model = lm_buf_take(&run->frames);
+    lm_sse_init(&run->sse, call, TYPE_SSE);
+    lm_json_write_string(&run->sse.out, lm_str_of(r->model));
+    run->model = lm_buf_take(&run->sse.out);
     return run;
 }
 
@@ -61,17 +60,8 @@ void anthropic_run_free(anthropic_run *run) {
     lm_call_unref(run->call);
     free(run->model);
     each_buffer(run, NULL);
+    lm_sse_release(&run->sse);
     free(run);
-}
-
-void anthropic_id(const char *prefix, char out[32]) {
-    unsigned char random[12] = {0};
-    if (getentropy(random, sizeof random)) {
-        uint64_t now = lm_now_ns(); /* ids need to differ, not to be secret */
-        memcpy(random, &now, sizeof now);
-    }
-    int n = snprintf(out, 32, "%.6s_", prefix);
-    for (size_t i = 0; i < sizeof random; i++) snprintf(out + n + 2 * i, 3, "%02x", random[i]);
 }
 
 /* ---- pieces of JSON */
@@ -91,7 +81,7 @@ static void write_head(lm_buf *b, const anthropic_run *run) {
 
 static void write_tool_head(lm_buf *b, lm_str name) {
     char id[32];
-    anthropic_id("toolu", id);
+    lm_hex_id("toolu", id);
     lm_buf_printf(b, "\"type\":\"tool_use\",\"id\":\"%s\",\"name\":", id);
     lm_json_write_string(b, name);
 }
@@ -134,38 +124,21 @@ static void write_error(lm_buf *b, const char *request_id, lm_status st, const c
 /* ---- stream */
 
 static void frame(anthropic_run *run, const char *name) {
-    lm_buf_printf(&run->frames, "event: %s\ndata: {\"type\":\"%s\"", name, name);
+    lm_buf_printf(&run->sse.out, "event: %s\ndata: {\"type\":\"%s\"", name, name);
 }
 
 static void frame_end(anthropic_run *run) {
-    lm_buf_text(&run->frames, "}\n\n");
-}
-
-/* Sends what there is; a client who does not take it has its job cancelled. */
-static void send_frames(anthropic_run *run) {
-    lm_err err = {0};
-    if (run->dead || !run->frames.len) return;
-    if (!run->started) {
-        run->started = true;
-        lm_http_set_header(run->call->x, "Cache-Control", "no-cache");
-        lm_http_stream(run->call->x, 200, TYPE_SSE);
-    }
-    lm_status st = lm_buf_status(&run->frames, "a piece of the answer", &err);
-    if (st == LM_OK) st = lm_http_write(run->call->x, lm_buf_view(&run->frames));
-    lm_buf_clear(&run->frames);
-    if (st == LM_OK) return;
-    run->dead = true;
-    lm_call_cancel(run->call);
+    lm_buf_text(&run->sse.out, "}\n\n");
 }
 
 static void start_message(anthropic_run *run, const lm_metrics *m) {
-    if (run->started) return;
+    if (run->sse.started) return;
     frame(run, "message_start");
-    lm_buf_text(&run->frames, ",\"message\":{");
-    write_head(&run->frames, run);
-    lm_buf_text(&run->frames, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,");
-    write_usage(&run->frames, m, 0);
-    lm_buf_char(&run->frames, '}');
+    lm_buf_text(&run->sse.out, ",\"message\":{");
+    write_head(&run->sse.out, run);
+    lm_buf_text(&run->sse.out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,");
+    write_usage(&run->sse.out, m, 0);
+    lm_buf_char(&run->sse.out, '}');
     frame_end(run);
     frame(run, "ping");
     frame_end(run);
@@ -173,7 +146,7 @@ static void start_message(anthropic_run *run, const lm_metrics *m) {
 
 static void frame_block(anthropic_run *run, const char *name) {
     frame(run, name);
-    lm_buf_printf(&run->frames, ",\"index\":%u", run->n_blocks - 1);
+    lm_buf_printf(&run->sse.out, ",\"index\":%u", run->n_blocks - 1);
 }
 
 /* ---- blocks, for both ways */
@@ -203,26 +176,15 @@ static void open_block(anthropic_run *run, block kind) {
     run->n_blocks++;
     if (!run->stream) return;
     frame_block(run, "content_block_start");
-    lm_buf_text(&run->frames,
+    lm_buf_text(&run->sse.out,
                 kind == BLOCK_THINKING
                     ? ",\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":\"\"}"
                     : ",\"content_block\":{\"type\":\"text\",\"text\":\"\"}");
     frame_end(run);
 }
 
-/* A block of nothing but space, as between two calls, is refused when a client sends it back: the space waits
- * for what follows it. True: text, with the space before it, belongs into a block. */
-static bool past_gap(anthropic_run *run, block kind, lm_str *text) {
-    if (run->open == kind) return true;
-    if (run->gap_kind != kind) lm_buf_clear(&run->gap);
-    run->gap_kind = kind;
-    lm_buf_str(&run->gap, *text);
-    *text = lm_buf_view(&run->gap);
-    return lm_str_trim(*text).len > 0;
-}
-
 static void add_text(anthropic_run *run, block kind, lm_str text) {
-    if (!text.len || !past_gap(run, kind, &text)) return;
+    if (!text.len || (run->open != kind && !lm_gap_pass(&run->gap, (int)kind, &text))) return;
     open_block(run, kind);
     if (kind == BLOCK_THINKING && run->hide_thinking) return;
     if (!run->stream) {
@@ -230,19 +192,19 @@ static void add_text(anthropic_run *run, block kind, lm_str text) {
     } else {
         bool thinking = kind == BLOCK_THINKING;
         frame_block(run, "content_block_delta");
-        lm_buf_text(&run->frames, thinking ? ",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":"
-                                           : ",\"delta\":{\"type\":\"text_delta\",\"text\":");
-        lm_json_write_string(&run->frames, text);
-        lm_buf_char(&run->frames, '}');
+        lm_buf_text(&run->sse.out, thinking ? ",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":"
+                                            : ",\"delta\":{\"type\":\"text_delta\",\"text\":");
+        lm_json_write_string(&run->sse.out, text);
+        lm_buf_char(&run->sse.out, '}');
         frame_end(run);
     }
-    lm_buf_clear(&run->gap);
+    lm_buf_clear(&run->gap.held);
 }
 
 static void add_call(anthropic_run *run, lm_str name, lm_str input) {
     if (!input.len) input = LM_STR("{}");
     close_block(run);
-    lm_buf_clear(&run->gap);
+    lm_buf_clear(&run->gap.held);
     run->n_blocks++;
     run->n_tools++;
     if (!run->stream) {
@@ -255,14 +217,14 @@ static void add_call(anthropic_run *run, lm_str name, lm_str input) {
         return;
     }
     frame_block(run, "content_block_start");
-    lm_buf_text(&run->frames, ",\"content_block\":{");
-    write_tool_head(&run->frames, name);
-    lm_buf_text(&run->frames, ",\"input\":{}}");
+    lm_buf_text(&run->sse.out, ",\"content_block\":{");
+    write_tool_head(&run->sse.out, name);
+    lm_buf_text(&run->sse.out, ",\"input\":{}}");
     frame_end(run);
     frame_block(run, "content_block_delta");
-    lm_buf_text(&run->frames, ",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":");
-    lm_json_write_string(&run->frames, input);
-    lm_buf_char(&run->frames, '}');
+    lm_buf_text(&run->sse.out, ",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":");
+    lm_json_write_string(&run->sse.out, input);
+    lm_buf_char(&run->sse.out, '}');
     frame_end(run);
     frame_block(run, "content_block_stop");
     frame_end(run);
@@ -279,7 +241,7 @@ static void take(anthropic_run *run, const lm_event *e) {
         lm_buf_str(&run->forced_call, e->text);
     else
         add_text(run, e->kind == LM_EVENT_THINKING ? BLOCK_THINKING : BLOCK_TEXT, e->text);
-    if (run->stream) send_frames(run);
+    if (run->stream) lm_sse_send(&run->sse);
 }
 
 /* The forced call is whole unless something ended it early. */
@@ -297,19 +259,18 @@ static void finish_stream(anthropic_run *run, const lm_event *e) {
     finish_forced(run);
     close_block(run);
     frame(run, "message_delta");
-    lm_buf_text(&run->frames, ",\"delta\":{");
-    write_reason(&run->frames, run, e);
-    lm_buf_text(&run->frames, "},");
-    write_usage(&run->frames, &e->metrics, e->metrics.n_eval);
+    lm_buf_text(&run->sse.out, ",\"delta\":{");
+    write_reason(&run->sse.out, run, e);
+    lm_buf_text(&run->sse.out, "},");
+    write_usage(&run->sse.out, &e->metrics, e->metrics.n_eval);
     frame_end(run);
     frame(run, "message_stop");
     frame_end(run);
-    send_frames(run);
-    lm_http_end(run->call->x);
+    lm_sse_end(&run->sse);
 }
 
 static void finish_whole(anthropic_run *run, const lm_event *e) {
-    lm_buf *b = &run->frames;
+    lm_buf *b = &run->sse.out;
     finish_forced(run);
     close_block(run);
     lm_buf_char(b, '{');
@@ -329,23 +290,22 @@ static void finish_whole(anthropic_run *run, const lm_event *e) {
 }
 
 static void finish_count(anthropic_run *run, const lm_event *e) {
-    lm_buf_printf(&run->frames, "{\"input_tokens\":%u}", e->metrics.n_prompt);
-    lm_reply_json(run->call, 200, &run->frames);
+    lm_buf_printf(&run->sse.out, "{\"input_tokens\":%u}", e->metrics.n_prompt);
+    lm_reply_json(run->call, 200, &run->sse.out);
 }
 
 static void finish_failed(anthropic_run *run, const lm_event *e) {
     lm_err err = {0};
     lm_fail(&err, e->status, "%.*s", LM_STR_ARG(e->text));
-    if (!run->started) {
+    if (!run->sse.started) {
         anthropic_error(run->call, run->request_id, e->status, err.text);
         return;
     }
     lm_call_note_error(run->call, lm_str_of(err.text));
-    lm_buf_text(&run->frames, "event: error\ndata: ");
-    write_error(&run->frames, run->request_id, e->status, err.text, "");
-    lm_buf_text(&run->frames, "\n\n");
-    send_frames(run);
-    lm_http_end(run->call->x);
+    lm_buf_text(&run->sse.out, "event: error\ndata: ");
+    write_error(&run->sse.out, run->request_id, e->status, err.text, "");
+    lm_buf_text(&run->sse.out, "\n\n");
+    lm_sse_end(&run->sse);
 }
 
 void anthropic_sink(void *ctx, const lm_event *e) {

@@ -25,8 +25,7 @@ static json_t *read_tool(lm_fields *f, size_t at, const json_t *tool) {
             at, type);
     if (g.st == LM_OK && !name[0]) g.st = lm_fail(&g.err, LM_INVALID, "tools.%zu.name: field required", at);
     if (g.st != LM_OK) {
-        f->st = g.st;
-        f->err = g.err;
+        lm_fields_adopt(f, &g);
         return NULL;
     }
     json_t *function = json_object(), *out = json_object();
@@ -59,8 +58,7 @@ static void read_choice(lm_fields *f, anthropic_request *r) {
     lm_field_str(&g, "name", &name, NULL);
     lm_field_bool(&g, "disable_parallel_tool_use", &r->one_call);
     if (g.st != LM_OK) {
-        f->st = g.st;
-        f->err = g.err;
+        lm_fields_adopt(f, &g);
     } else if (is(type, "none")) {
         json_decref(r->request->tools);
         r->request->tools = NULL;

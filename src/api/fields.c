@@ -2,6 +2,8 @@
 
 #include <ctype.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -13,6 +15,22 @@ lm_fields lm_fields_of(const json_t *object, const char *type) {
 
 lm_fields lm_fields_in(const json_t *object, const char *type, const char *path) {
     return (lm_fields){.object = object, .type = type, .path = path};
+}
+
+void lm_fields_fail(lm_fields *f, lm_status st, const char *format, ...) {
+    if (f->st != LM_OK) return;
+    char text[sizeof f->err.text];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    f->st = lm_fail(&f->err, st, "%s", text);
+}
+
+void lm_fields_adopt(lm_fields *f, const lm_fields *inner) {
+    if (f->st != LM_OK || inner->st == LM_OK) return;
+    f->st = inner->st;
+    f->err = inner->err;
 }
 
 json_t *lm_field(const json_t *object, const char *name) {

@@ -28,6 +28,9 @@ void lm_field_float(lm_fields *f, const char *name, double *out);
 void lm_field_str(lm_fields *f, const char *name, const char **out, size_t *len);
 json_t *lm_field_array(lm_fields *f, const char *name, const char *go_type);  /* borrowed, or NULL */
 json_t *lm_field_object(lm_fields *f, const char *name, const char *go_type); /* borrowed, or NULL */
+/* A failure of the caller's own; the first one counts. */
+void lm_fields_fail(lm_fields *f, lm_status st, const char *format, ...) LM_PRINTF(3, 4);
+void lm_fields_adopt(lm_fields *f, const lm_fields *inner); /* of an object within, after it has been read */
 void lm_field_wrong(lm_fields *f, const char *name, const json_t *value, const char *go_type);
 
 /* Body of a request to an object. What is no character in its strings becomes U+FFFD. 400 texts: "missing

@@ -35,6 +35,21 @@ void openai_request_release(openai_request *r);
  */
 lm_status openai_request_choice(openai_request *r, uint32_t i, lm_request **out, lm_err *err) LM_CHECKED;
 
+/* Parts that its forms share; a failure is f's. Numbers go into `to` under Ollama's names. */
+/* absent: what counts when nothing is said, NAN: what the model's makers say. */
+void openai_keep_number(lm_fields *f, const char *name, double low, double high, double absent, json_t *to);
+void openai_keep_limit(lm_fields *f, const char *name, json_t *to); /* of tokens; -1: none, as Ollama's */
+void openai_read_effort(lm_fields *f, lm_request *to);              /* "reasoning", "reasoning_effort" */
+/* where, schema_at: how clients call the format, and the schema in it. schema NULL: absent. */
+void openai_read_format(lm_fields *f, const char *where, const char *schema_at, const json_t *format,
+                        const json_t *schema, lm_request *to);
+/* The role as templates know it; NULL: there is no such role. */
+const char *openai_role(const char *role);
+/* False: no image that could be taken, and f says so. */
+bool openai_image_url(lm_fields *f, const char *url);
+/* A call's arguments, which OpenAI has as text, as an object. at: index of the message, or item, in `list`. */
+json_t *openai_read_arguments(lm_fields *f, const char *list, size_t at, const json_t *function);
+
 /* "messages", "tools" and "tool_choice" into r. A failure is f's. */
 void openai_messages_read(lm_fields *f, openai_request *r);
 void openai_tools_read(lm_fields *f, openai_request *r);

@@ -15,41 +15,29 @@ typedef struct reader {
     json_t *names; /* id of a tool call -> name of its function */
 } reader;
 
-static void fail(lm_fields *f, const char *format, ...) LM_PRINTF(2, 3);
-static void fail(lm_fields *f, const char *format, ...) {
-    if (f->st != LM_OK) return;
-    char text[sizeof f->err.text];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    f->st = lm_fail(&f->err, LM_INVALID, "%s", text);
-}
-
-static void adopt(lm_fields *f, const lm_fields *inner) {
-    if (f->st != LM_OK || inner->st == LM_OK) return;
-    f->st = inner->st;
-    f->err = inner->err;
-}
-
 /* ---- content */
+
+bool openai_image_url(lm_fields *f, const char *url) {
+    if (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8))
+        lm_fields_fail(f, LM_INVALID,
+                       "image URLs are not currently supported, please use base64 encoded data instead");
+    else if (strncmp(url, "data:", 5) != 0)
+        lm_fields_fail(f, LM_INVALID, "invalid image input");
+    return f->st == LM_OK;
+}
 
 static void read_image(reader *m, const json_t *part) {
     const json_t *image = lm_field(part, "image_url");
     const char *url = json_string_value(json_is_object(image) ? lm_field(image, "url") : image);
     if (!url)
-        fail(m->f, "messages[%zu]: image_url must have a url", m->at);
-    else if (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8))
-        fail(m->f, "image URLs are not currently supported, please use base64 encoded data instead");
-    else if (strncmp(url, "data:", 5) != 0)
-        fail(m->f, "invalid image input");
-    else
+        lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: image_url must have a url", m->at);
+    else if (openai_image_url(m->f, url))
         m->r->ask.images = true; /* refused once the model is known */
 }
 
 static void read_part(reader *m, const json_t *part, lm_buf *out) {
     if (!json_is_object(part)) {
-        fail(m->f, "messages[%zu]: a part of content must be an object", m->at);
+        lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: a part of content must be an object", m->at);
         return;
     }
     lm_fields f = lm_fields_in(part, type, "messages.content.");
@@ -59,15 +47,18 @@ static void read_part(reader *m, const json_t *part, lm_buf *out) {
     bool refusal = !strcmp(kind, "refusal");
     if (!strcmp(kind, "text") || refusal) {
         lm_field_str(&f, refusal ? "refusal" : "text", &text, &len);
-        if (!text && f.st == LM_OK) fail(&f, "messages[%zu]: a part of type %s needs it", m->at, kind);
+        if (!text && f.st == LM_OK)
+            lm_fields_fail(&f, LM_INVALID, "messages[%zu]: a part of type %s needs it", m->at, kind);
         if (text && out->len) lm_buf_text(out, "\n\n"); /* as Ollama joins messages of one role */
         if (text) lm_buf_add(out, text, len);
     } else if (!strcmp(kind, "image_url")) {
         read_image(m, part);
     } else {
-        fail(&f, "messages[%zu]: invalid message content type: \"%.40s\", expected \"text\"", m->at, kind);
+        lm_fields_fail(&f, LM_INVALID,
+                       "messages[%zu]: invalid message content type: \"%.40s\", expected \"text\"", m->at,
+                       kind);
     }
-    adopt(m->f, &f);
+    lm_fields_adopt(m->f, &f);
 }
 
 /* NULL when there is none. */
@@ -76,8 +67,9 @@ static json_t *read_content(reader *m, const json_t *message) {
     if (!content) return NULL;
     if (json_is_string(content)) return json_incref(content);
     if (!json_is_array(content)) {
-        fail(m->f, "messages[%zu]: invalid message content type, expected a string or an array of parts",
-             m->at);
+        lm_fields_fail(m->f, LM_INVALID,
+                       "messages[%zu]: invalid message content type, expected a string or an array of parts",
+                       m->at);
         return NULL;
     }
     lm_buf text;
@@ -86,7 +78,7 @@ static json_t *read_content(reader *m, const json_t *message) {
     json_array_foreach(content, i, part) {
         if (m->f->st == LM_OK) read_part(m, part, &text);
     }
-    if (text.failed) fail(m->f, "messages[%zu]: content is too long", m->at);
+    if (text.failed) lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: content is too long", m->at);
     if (m->f->st == LM_OK) whole = json_stringn(text.ptr ? text.ptr : "", text.len);
     lm_buf_release(&text);
     return whole;
@@ -94,8 +86,8 @@ static json_t *read_content(reader *m, const json_t *message) {
 
 /* ---- tool calls */
 
-/* OpenAI has them as text; those who send an object mean the same. */
-static json_t *read_arguments(reader *m, const json_t *function) {
+/* Those who send an object mean the same. */
+json_t *openai_read_arguments(lm_fields *f, const char *list, size_t at, const json_t *function) {
     json_t *given = lm_field(function, "arguments"), *parsed = NULL;
     lm_str text = {json_string_value(given), json_string_length(given)};
     lm_err ignored;
@@ -105,14 +97,15 @@ static json_t *read_arguments(reader *m, const json_t *function) {
         if (json_is_object(parsed)) return parsed;
         json_decref(parsed);
     }
-    fail(m->f, "messages[%zu]: invalid tool call arguments: expected a JSON object as a string", m->at);
+    lm_fields_fail(f, LM_INVALID, "%s[%zu]: invalid tool call arguments: expected a JSON object as a string",
+                   list, at);
     return json_object();
 }
 
 static json_t *read_tool_call(reader *m, const json_t *value) {
     const json_t *function = json_is_object(value) ? lm_field(value, "function") : NULL;
     if (!json_is_object(function)) {
-        fail(m->f, "messages[%zu]: a tool call needs a function", m->at);
+        lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: a tool call needs a function", m->at);
         return NULL;
     }
     lm_fields f = lm_fields_in(value, type, "messages.tool_calls.");
@@ -120,13 +113,14 @@ static json_t *read_tool_call(reader *m, const json_t *value) {
     const char *id = "", *name = "";
     lm_field_str(&f, "id", &id, NULL);
     lm_field_str(&g, "name", &name, NULL);
-    if (!name[0]) fail(&g, "messages[%zu]: a tool call needs the name of its function", m->at);
-    adopt(m->f, &f);
-    adopt(m->f, &g);
+    if (!name[0])
+        lm_fields_fail(&g, LM_INVALID, "messages[%zu]: a tool call needs the name of its function", m->at);
+    lm_fields_adopt(m->f, &f);
+    lm_fields_adopt(m->f, &g);
     json_t *call = json_object(), *inner = json_object();
     if (id[0]) json_object_set_new(call, "id", json_string(id));
     json_object_set_new(inner, "name", json_string(name));
-    json_object_set_new(inner, "arguments", read_arguments(m, function));
+    json_object_set_new(inner, "arguments", openai_read_arguments(m->f, "messages", m->at, function));
     json_object_set_new(call, "function", inner);
     if (id[0]) json_object_set_new(m->names, id, json_string(name));
     return call;
@@ -147,8 +141,7 @@ static void read_tool_calls(reader *m, lm_fields *f, json_t *to) {
 
 /* ---- messages */
 
-/* The role as templates know it; NULL: there is no such role. */
-static const char *role_of(const char *role) {
+const char *openai_role(const char *role) {
     static const char *const roles[][2] = {{"system", "system"}, {"developer", "system"},
                                            {"user", "user"},     {"assistant", "assistant"},
                                            {"tool", "tool"},     {"function", "tool"}};
@@ -182,11 +175,13 @@ static json_t *read_message(reader *m, const json_t *value) {
     lm_fields f = lm_fields_in(value, type, "messages.");
     const char *given = "";
     lm_field_str(&f, "role", &given, NULL);
-    adopt(m->f, &f);
-    const char *role = role_of(given);
+    lm_fields_adopt(m->f, &f);
+    const char *role = openai_role(given);
     if (!role) {
-        fail(m->f, "messages[%zu]: role must be system, developer, user, assistant or tool, not \"%.40s\"",
-             m->at, given);
+        lm_fields_fail(
+            m->f, LM_INVALID,
+            "messages[%zu]: role must be system, developer, user, assistant or tool, not \"%.40s\"", m->at,
+            given);
         return NULL;
     }
     json_t *to = json_object(), *content = read_content(m, value);
@@ -194,14 +189,15 @@ static json_t *read_message(reader *m, const json_t *value) {
     json_object_set_new(to, "content", content ? content : json_string(""));
     read_extras(m, &f, role, to);
     bool says = content || json_object_get(to, "tool_calls") || json_object_get(to, "thinking");
-    if (!says) fail(m->f, "messages[%zu]: invalid message content type: <nil>", m->at);
-    adopt(m->f, &f);
+    if (!says) lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: invalid message content type: <nil>", m->at);
+    lm_fields_adopt(m->f, &f);
     return to;
 }
 
 void openai_messages_read(lm_fields *f, openai_request *r) {
     json_t *list = lm_field_array(f, "messages", "[]openai.Message"), *one;
-    if (f->st == LM_OK && !json_array_size(list)) fail(f, "[] is too short - 'messages'");
+    if (f->st == LM_OK && !json_array_size(list))
+        lm_fields_fail(f, LM_INVALID, "[] is too short - 'messages'");
     reader m = {.r = r, .f = f, .names = json_object()};
     r->ask.request->messages = json_array();
     json_array_foreach(list, m.at, one) {
@@ -225,21 +221,21 @@ static void check_tool(lm_fields *f, size_t i, const json_t *tool) {
     if (!json_is_object(tool))
         lm_field_wrong(f, "tools", tool, "api.Tool");
     else if (kind && (!json_is_string(kind) || strcmp(json_string_value(kind), "function") != 0))
-        fail(f, "tools[%zu]: only tools of type \"function\" are supported", i);
+        lm_fields_fail(f, LM_INVALID, "tools[%zu]: only tools of type \"function\" are supported", i);
     else if (!json_is_object(function))
-        fail(f, "tools[%zu]: function is required", i);
+        lm_fields_fail(f, LM_INVALID, "tools[%zu]: function is required", i);
     else if (!is_name(json_object_get(function, "name")))
-        fail(f, "tools[%zu]: function.name is required", i);
+        lm_fields_fail(f, LM_INVALID, "tools[%zu]: function.name is required", i);
     const json_t *parameters = json_object_get(function, "parameters");
     if (parameters && !json_is_null(parameters) && !json_is_object(parameters))
-        fail(f, "tools[%zu]: function.parameters must be a JSON Schema object", i);
+        lm_fields_fail(f, LM_INVALID, "tools[%zu]: function.parameters must be a JSON Schema object", i);
 }
 
 /* One call of one of the tools, or of the one that is named. */
 static void force_call(lm_fields *f, openai_request *r, const char *only) {
     lm_err err = {0};
     lm_status st = lm_force_call(r->ask.request, only, &err);
-    if (st != LM_OK) fail(f, "tool_choice: %s", err.text);
+    if (st != LM_OK) lm_fields_fail(f, LM_INVALID, "tool_choice: %s", err.text);
     r->forced = st == LM_OK;
 }
 
@@ -258,8 +254,9 @@ static void read_choice(lm_fields *f, openai_request *r) {
         if (name)
             force_call(f, r, name);
         else
-            fail(f, "tool_choice must be \"none\", \"auto\", \"required\" or "
-                    "{\"type\":\"function\",\"function\":{\"name\":...}}");
+            lm_fields_fail(f, LM_INVALID,
+                           "tool_choice must be \"none\", \"auto\", \"required\" or "
+                           "{\"type\":\"function\",\"function\":{\"name\":...}}");
     }
 }
 

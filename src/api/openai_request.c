@@ -19,19 +19,15 @@ void openai_request_release(openai_request *r) {
     *r = (openai_request){0};
 }
 
-static void fail(lm_fields *f, lm_status st, const char *text) {
-    if (f->st == LM_OK) f->st = lm_fail(&f->err, st, "%s", text);
-}
-
 /* ---- sampling: into "options", as Ollama has them */
 
 /* absent: what counts when nothing is said, NAN: what the model's makers say. */
-static void keep_number(lm_fields *f, const char *name, double low, double high, double absent, json_t *to) {
+void openai_keep_number(lm_fields *f, const char *name, double low, double high, double absent, json_t *to) {
     double v = absent;
     lm_field_float(f, name, &v);
     if (f->st != LM_OK || isnan(v)) return;
     if (v < low || v > high)
-        f->st = lm_fail(&f->err, LM_INVALID, "%s must be between %g and %g", name, low, high);
+        lm_fields_fail(f, LM_INVALID, "%s must be between %g and %g", name, low, high);
     else
         json_object_set_new(to, name, json_real(v));
 }
@@ -47,12 +43,12 @@ static void keep_seed(lm_fields *f, json_t *to) {
 }
 
 /* -1 is no limit, as Ollama has it. */
-static void keep_limit(lm_fields *f, const char *name, json_t *to) {
+void openai_keep_limit(lm_fields *f, const char *name, json_t *to) {
     int64_t v = 0;
     if (f->st != LM_OK || !lm_field(f->object, name)) return;
     lm_field_int(f, name, &v);
     if (f->st == LM_OK && v < 1 && v != -1)
-        f->st = lm_fail(&f->err, LM_INVALID, "%s must be at least 1", name);
+        lm_fields_fail(f, LM_INVALID, "%s must be at least 1", name);
     else
         json_object_set_new(to, "num_predict", json_integer(v));
 }
@@ -64,7 +60,7 @@ static void keep_stop(lm_fields *f, json_t *to) {
     bool fits = json_is_string(stop) || json_is_array(stop);
     json_array_foreach(stop, i, one) fits = fits && json_is_string(one);
     if (!fits) {
-        fail(f, LM_INVALID, "stop must be a string or an array of strings");
+        lm_fields_fail(f, LM_INVALID, "stop must be a string or an array of strings");
         return;
     }
     json_t *list = json_is_array(stop) ? json_incref(stop) : json_array();
@@ -74,40 +70,44 @@ static void keep_stop(lm_fields *f, json_t *to) {
 
 static void read_options(lm_fields *f, openai_request *r) {
     json_t *o = r->ask.options = json_object();
-    keep_number(f, "temperature", 0, 2, 1, o);
-    keep_number(f, "top_p", 0, 1, 1, o);
-    keep_number(f, "frequency_penalty", -2, 2, NAN, o);
-    keep_number(f, "presence_penalty", -2, 2, NAN, o);
+    openai_keep_number(f, "temperature", 0, 2, 1, o);
+    openai_keep_number(f, "top_p", 0, 1, 1, o);
+    openai_keep_number(f, "frequency_penalty", -2, 2, NAN, o);
+    openai_keep_number(f, "presence_penalty", -2, 2, NAN, o);
     keep_seed(f, o);
-    keep_limit(f, "max_tokens", o);
-    if (r->form == OPENAI_CHAT) keep_limit(f, "max_completion_tokens", o);
+    openai_keep_limit(f, "max_tokens", o);
+    if (r->form == OPENAI_CHAT) openai_keep_limit(f, "max_completion_tokens", o);
     keep_stop(f, o);
 }
 
 /* ---- chat */
 
-static void read_format(lm_fields *f, lm_request *to) {
-    json_t *format = lm_field_object(f, "response_format", "openai.ResponseFormat");
-    if (!format) return;
+void openai_read_format(lm_fields *f, const char *where, const char *schema_at, const json_t *format,
+                        const json_t *schema, lm_request *to) {
     const char *type = json_string_value(lm_field(format, "type"));
     json_t *value = NULL;
-    if (type && !strcmp(type, "json_object")) {
+    if (type && !strcmp(type, "json_object"))
         value = json_string("json");
-    } else if (type && !strcmp(type, "json_schema")) {
-        const json_t *named = lm_field(format, "json_schema");
-        json_t *schema = json_is_object(named) ? lm_field(named, "schema") : NULL;
-        if (json_is_object(schema))
-            value = json_incref(schema);
-        else
-            fail(f, LM_INVALID, "response_format.json_schema.schema must be a JSON Schema object");
-    } else if (!type || strcmp(type, "text") != 0) {
-        fail(f, LM_INVALID, "response_format.type must be \"text\", \"json_object\" or \"json_schema\"");
-    }
+    else if (type && !strcmp(type, "json_schema") && json_is_object(schema))
+        value = json_incref((json_t *)(uintptr_t)schema);
+    else if (type && !strcmp(type, "json_schema"))
+        lm_fields_fail(f, LM_INVALID, "%s%s must be a JSON Schema object", where, schema_at);
+    else if (!type || strcmp(type, "text") != 0)
+        lm_fields_fail(f, LM_INVALID, "%s.type must be \"text\", \"json_object\" or \"json_schema\"", where);
     if (f->st == LM_OK && value) f->st = lm_format_read(value, to, &f->err);
     json_decref(value);
 }
 
-static void read_effort(lm_fields *f, lm_request *to) {
+/* Chat has the schema one level deeper, beside its name. */
+static void read_format(lm_fields *f, lm_request *to) {
+    json_t *format = lm_field_object(f, "response_format", "openai.ResponseFormat");
+    const json_t *named = format ? lm_field(format, "json_schema") : NULL;
+    if (!format) return;
+    openai_read_format(f, "response_format", ".json_schema.schema", format,
+                       json_is_object(named) ? lm_field(named, "schema") : NULL, to);
+}
+
+void openai_read_effort(lm_fields *f, lm_request *to) {
     static const char *const efforts[][2] = {{"minimal", "low"}, {"low", "low"}, {"medium", "medium"},
                                              {"high", "high"},   {"max", "max"}, {"xhigh", "max"},
                                              {"ultra", "max"}};
@@ -117,8 +117,7 @@ static void read_effort(lm_fields *f, lm_request *to) {
     if (reasoning && f->st == LM_OK) {
         lm_fields inner = lm_fields_in(reasoning, f->type, "reasoning.");
         lm_field_str(&inner, "effort", &effort, NULL);
-        f->st = inner.st;
-        f->err = inner.err;
+        lm_fields_adopt(f, &inner);
     }
     if (f->st != LM_OK || !effort || !effort[0]) return;
     json_t *think = strcmp(effort, "none") ? NULL : json_false();
@@ -142,11 +141,11 @@ static void read_chat(lm_fields *f, openai_request *r) {
     openai_messages_read(f, r);
     read_format(f, to);
     if (f->st == LM_OK) openai_tools_read(f, r);
-    read_effort(f, to);
+    openai_read_effort(f, to);
     lm_field_bool(f, "logprobs", &to->logprobs);
     lm_field_int(f, "top_logprobs", &top);
     lm_field_bool(f, "_debug_render_only", &to->render_only);
-    if (top < 0 || top > MAX_LOGPROBS) fail(f, LM_INVALID, "top_logprobs must be between 0 and 20");
+    if (top < 0 || top > MAX_LOGPROBS) lm_fields_fail(f, LM_INVALID, "top_logprobs must be between 0 and 20");
     to->top_logprobs = f->st == LM_OK ? (uint32_t)top : 0;
     r->n_choices = 1;
 }
@@ -171,27 +170,31 @@ static void read_prompts(lm_fields *f, openai_request *r) {
     size_t i;
     bool fits = true;
     if (!prompt || (!json_is_string(prompt) && !json_is_array(prompt))) {
-        fail(f, LM_INVALID, "prompt must be a string, an array of token ids, or an array of either");
+        lm_fields_fail(f, LM_INVALID,
+                       "prompt must be a string, an array of token ids, or an array of either");
         return;
     }
     bool single = json_is_string(prompt) || json_is_number(json_array_get(prompt, 0));
     r->prompts = single ? json_array() : json_incref(prompt);
     if (single) json_array_append(r->prompts, prompt);
     if (json_array_size(r->prompts) > OPENAI_MAX_CHOICES)
-        fail(f, LM_INVALID, "prompt holds too many prompts, at most 128 are allowed");
+        lm_fields_fail(f, LM_INVALID, "prompt holds too many prompts, at most 128 are allowed");
     json_array_foreach(r->prompts, i, one) {
         if (f->st != LM_OK) return;
         fits = fits && is_prompt(one);
         if (!json_is_string(one) && r->echo)
-            fail(f, LM_INVALID, "echo is for prompts that are text: leave it out, or send the text");
+            lm_fields_fail(f, LM_INVALID,
+                           "echo is for prompts that are text: leave it out, or send the text");
         if (!json_is_string(one) && r->suffix)
-            fail(f, LM_INVALID, "suffix is for prompts that are text: leave it out, or send the text");
+            lm_fields_fail(f, LM_INVALID,
+                           "suffix is for prompts that are text: leave it out, or send the text");
         if (r->suffix && json_is_string(one) && strlen(json_string_value(one)) != json_string_length(one))
-            fail(f, LM_INVALID, "prompt must not hold a NUL character");
-        if (json_array_size(one) > MAX_TOKENS) fail(f, LM_INVALID, "prompt holds too many tokens");
+            lm_fields_fail(f, LM_INVALID, "prompt must not hold a NUL character");
+        if (json_array_size(one) > MAX_TOKENS) lm_fields_fail(f, LM_INVALID, "prompt holds too many tokens");
     }
     if (!fits || !json_array_size(r->prompts))
-        fail(f, LM_INVALID, "prompt must not be empty, and token ids must be numbers of the model's tokens");
+        lm_fields_fail(f, LM_INVALID,
+                       "prompt must not be empty, and token ids must be numbers of the model's tokens");
 }
 
 static void read_completion(lm_fields *f, openai_request *r) {
@@ -203,9 +206,10 @@ static void read_completion(lm_fields *f, openai_request *r) {
     lm_field_int(f, "logprobs", &top);
     lm_field_bool(f, "_debug_render_only", &to->render_only);
     if (lm_field(f->object, "logprobs") && (top < 0 || top > MAX_LOGPROBS))
-        fail(f, LM_INVALID, "logprobs must be between 0 and 20");
+        lm_fields_fail(f, LM_INVALID, "logprobs must be between 0 and 20");
     if (r->echo && top >= 0)
-        fail(f, LM_INVALID, "echo with logprobs is not supported: the prompt's tokens have none here");
+        lm_fields_fail(f, LM_INVALID,
+                       "echo with logprobs is not supported: the prompt's tokens have none here");
     if (f->st != LM_OK) return;
     to->kind = suffix[0] ? LM_REQUEST_INSERT : LM_REQUEST_CHAT;
     to->logprobs = top >= 0;
@@ -226,18 +230,18 @@ static void read_common(lm_fields *f, openai_request *r, size_t body) {
     if (stream && f->st == LM_OK) {
         lm_fields inner = lm_fields_in(stream, f->type, "stream_options.");
         lm_field_bool(&inner, "include_usage", &r->include_usage);
-        f->st = inner.st;
-        f->err = inner.err;
+        lm_fields_adopt(f, &inner);
     }
     if (f->st != LM_OK) return;
     if (n < 1 || n > OPENAI_MAX_CHOICES || (uint64_t)n * r->n_choices > OPENAI_MAX_CHOICES) {
-        fail(f, LM_INVALID, "n must be between 1 and 128, and so must be the number of all answers");
+        lm_fields_fail(f, LM_INVALID,
+                       "n must be between 1 and 128, and so must be the number of all answers");
         return;
     }
     r->n = r->ask.request->render_only ? 1 : (uint32_t)n;
     r->n_choices *= r->n;
     if ((uint64_t)body * r->n_choices > MAX_COPIED)
-        fail(f, LM_TOO_LARGE, "the request is too large for so many answers: send one at a time");
+        lm_fields_fail(f, LM_TOO_LARGE, "the request is too large for so many answers: send one at a time");
 }
 
 lm_status openai_request_read(lm_str body, openai_form form, openai_request *out, lm_err *err) {

@@ -8,6 +8,7 @@
 
 #include "api/calls.h"
 #include "api/pieces.h"
+#include "api/sse.h"
 
 #define TYPE_PLAIN "application/json" /* as Ollama's, without a charset here */
 #define TYPE_EVENT "text/event-stream"
@@ -40,12 +41,11 @@ struct openai_run {
 
     pthread_mutex_t lock; /* guards the rest, and the choices */
     uint32_t left;        /* choices that run, and openai_run_started */
-    bool started;         /* the head of the stream is on its way */
-    bool dead;            /* the client does not take anything any more */
     lm_status st;         /* of the first failure */
     char error[sizeof((lm_err *)0)->text];
     lm_metrics metrics; /* of all choices: tokens added up */
-    lm_buf line, rendered;
+    lm_sse sse;         /* its buffer is also where a whole answer is written */
+    lm_buf rendered;
 };
 
 /* ---- life */
@@ -88,7 +88,7 @@ openai_run *openai_run_new(lm_call *call, const openai_request *r) {
     run->n_choices = r->n_choices;
     run->left = r->n_choices + 1;
     pthread_mutex_init(&run->lock, NULL);
-    lm_buf_init(&run->line, MAX_ANSWER);
+    lm_sse_init(&run->sse, call, TYPE_EVENT);
     lm_buf_init(&run->rendered, MAX_ANSWER);
     run->choices = lm_alloc(r->n_choices * sizeof *run->choices);
     for (uint32_t i = 0; i < r->n_choices; i++) {
@@ -116,7 +116,7 @@ static void run_free(openai_run *run) {
         for (int k = 0; k < N_COLUMNS; k++) lm_buf_release(&c->logprobs[k]);
     }
     lm_call_unref(run->call);
-    lm_buf_release(&run->line);
+    lm_sse_release(&run->sse);
     lm_buf_release(&run->rendered);
     pthread_mutex_destroy(&run->lock);
     free(run->choices);
@@ -232,38 +232,23 @@ void openai_error(lm_call *call, lm_status st, const char *text) {
 
 /* ---- stream */
 
-static void send_bytes(openai_run *run) {
-    lm_err err = {0};
-    if (run->dead) return;
-    if (!run->started) {
-        run->started = true;
-        lm_http_stream(run->call->x, 200, TYPE_EVENT);
-    }
-    lm_status st = lm_buf_status(&run->line, "a piece of the answer", &err);
-    if (st == LM_OK) st = lm_http_write(run->call->x, lm_buf_view(&run->line));
-    if (st == LM_OK) return;
-    run->dead = true;
-    lm_call_cancel(run->call);
-}
-
 static void begin_chunk(openai_run *run) {
-    lm_buf_clear(&run->line);
-    lm_buf_text(&run->line, "data: ");
-    lm_buf_text(&run->line, run->head);
+    lm_buf_text(&run->sse.out, "data: ");
+    lm_buf_text(&run->sse.out, run->head);
 }
 
 static void end_chunk(openai_run *run) {
-    lm_buf_char(&run->line, ']');
+    lm_buf_char(&run->sse.out, ']');
     /* as Ollama: with include_usage every piece of a completion has counts, the last one the true ones */
-    if (run->form == OPENAI_COMPLETION && run->include_usage) write_usage(&run->line, 0, 0);
-    lm_buf_text(&run->line, "}\n\n");
-    send_bytes(run);
+    if (run->form == OPENAI_COMPLETION && run->include_usage) write_usage(&run->sse.out, 0, 0);
+    lm_buf_text(&run->sse.out, "}\n\n");
+    lm_sse_send(&run->sse);
 }
 
 /* One piece of a message: key "content" or "reasoning" with a text, or "tool_calls" with JSON. */
 static void send_delta(openai_choice *c, const char *key, lm_str text) {
     openai_run *run = c->run;
-    lm_buf *b = &run->line;
+    lm_buf *b = &run->sse.out;
     begin_chunk(run);
     lm_buf_printf(b, "{\"index\":%u,\"delta\":{%s", c->index, c->started ? "" : "\"role\":\"assistant\",");
     c->started = true;
@@ -285,7 +270,7 @@ static void send_text(openai_choice *c, lm_str text) {
         send_delta(c, "content", text);
         return;
     }
-    lm_buf *b = &c->run->line;
+    lm_buf *b = &c->run->sse.out;
     begin_chunk(c->run);
     lm_buf_char(b, '{');
     write_member(b, "text", text);
@@ -297,7 +282,7 @@ static void send_text(openai_choice *c, lm_str text) {
 }
 
 static void send_finish(openai_choice *c) {
-    lm_buf *b = &c->run->line;
+    lm_buf *b = &c->run->sse.out;
     bool chat = c->run->form == OPENAI_CHAT;
     if (chat && !c->started) send_delta(c, "content", (lm_str){0}); /* nothing was said, in a whole message */
     begin_chunk(c->run);
@@ -405,7 +390,7 @@ static void write_choice(lm_buf *b, openai_choice *c) {
 }
 
 static void answer_whole(openai_run *run) {
-    lm_buf *b = &run->line;
+    lm_buf *b = &run->sse.out;
     lm_err err = {0};
     lm_buf_clear(b);
     lm_buf_text(b, run->head);
@@ -431,29 +416,25 @@ static void answer_whole(openai_run *run) {
 static void end_stream(openai_run *run) {
     if (run->include_usage) {
         begin_chunk(run);
-        lm_buf_char(&run->line, ']');
-        write_usage(&run->line, run->metrics.n_prompt, run->metrics.n_eval);
-        lm_buf_text(&run->line, "}\n\n");
-        send_bytes(run);
+        lm_buf_char(&run->sse.out, ']');
+        write_usage(&run->sse.out, run->metrics.n_prompt, run->metrics.n_eval);
+        lm_buf_text(&run->sse.out, "}\n\n");
+        lm_sse_send(&run->sse);
     }
-    lm_buf_clear(&run->line);
-    lm_buf_text(&run->line, "data: [DONE]\n\n");
-    send_bytes(run);
-    lm_http_end(run->call->x);
+    lm_buf_text(&run->sse.out, "data: [DONE]\n\n");
+    lm_sse_end(&run->sse);
 }
 
 static void end_failed(openai_run *run) {
-    if (!run->started) {
+    if (!run->sse.started) {
         openai_error(run->call, run->st, run->error);
         return;
     }
     lm_call_note_error(run->call, lm_str_of(run->error));
-    lm_buf_clear(&run->line);
-    lm_buf_text(&run->line, "data: ");
-    openai_write_error(&run->line, run->st, run->error);
-    lm_buf_text(&run->line, "\n\n");
-    send_bytes(run);
-    lm_http_end(run->call->x);
+    lm_buf_text(&run->sse.out, "data: ");
+    openai_write_error(&run->sse.out, run->st, run->error);
+    lm_buf_text(&run->sse.out, "\n\n");
+    lm_sse_end(&run->sse);
 }
 
 /* n of those that are waited for are done; the last one answers. The lock is held, and given back. */
