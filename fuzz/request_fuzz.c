@@ -1,10 +1,10 @@
-/* Bodies of /api/generate and /api/chat, and of OpenAI's two: whatever comes, the reader refuses it with a
+/* Bodies of /api/generate and /api/chat, and of OpenAI's three: whatever comes, the reader refuses it with a
  * text or makes a request. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/ollama.h"
-#include "api/openai.h"
+#include "api/responses.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -53,11 +53,27 @@ static void read_openais(lm_str body, openai_form form) {
     openai_request_release(&r);
 }
 
+static void read_responses(lm_str body) {
+    responses_request r = {0};
+    lm_err err = {0};
+    lm_status st = responses_request_read(body, &r, &err);
+    if (st == LM_OK) {
+        const lm_request *q = r.ask.request;
+        if (!r.ask.model || !json_is_object(r.echo) || !json_array_size(q->messages) || err.text[0]) abort();
+        if (r.forced && (!q->constrained || !q->schema || !json_array_size(q->tools))) abort();
+        if (ollama_request_options(&r.ask, &makers, &err) != LM_OK && !err.text[0]) abort();
+    } else if (!err.text[0] || r.ask.request) {
+        abort();
+    }
+    responses_request_release(&r);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     lm_str body = {(const char *)data, size};
     read_ollamas(body, OLLAMA_GENERATE);
     read_ollamas(body, OLLAMA_CHAT);
     read_openais(body, OPENAI_CHAT);
     read_openais(body, OPENAI_COMPLETION);
+    read_responses(body);
     return 0;
 }

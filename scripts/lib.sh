@@ -27,6 +27,7 @@ cmd:pkg-config    pkg-config             pkg-config
 pc:libmicrohttpd  libmicrohttpd-dev      libmicrohttpd
 pc:libcurl        libcurl4-openssl-dev   curl
 pc:jansson        libjansson-dev         jansson
+pc:libzstd        libzstd-dev            zstd
 pc:libcrypto      libssl-dev             openssl@3
 cmd:python3       python3                python
 venv:             python3-venv           -

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "api/anthropic.h"
+#include "api/pieces.h"
 #include "base/test.h"
 
 #define HEAD "{\"model\":\"M:x\",\"max_tokens\":9,"
@@ -319,8 +320,8 @@ static void counting_needs_no_max_tokens(void **state) {
 static void ids_differ(void **state) {
     (void)state;
     char a[32], b[32];
-    anthropic_id("msg", a);
-    anthropic_id("msg", b);
+    lm_hex_id("msg", a);
+    lm_hex_id("msg", b);
     assert_int_equal(strlen(a), 28);
     assert_memory_equal(a, "msg_", 4);
     assert_string_not_equal(a, b);

@@ -27,7 +27,7 @@ typedef struct lm_route {
 
 /* Ollama's native endpoints, ended by a row with path NULL. */
 extern const lm_route lm_ollama_routes[];
-/* OpenAI's: /v1/chat/completions, /v1/completions, /v1/models. */
+/* OpenAI's: /v1/chat/completions, /v1/completions, /v1/responses, /v1/models. */
 extern const lm_route lm_openai_routes[];
 /* Anthropic's Messages API: POST /v1/messages, /v1/messages/count_tokens. */
 extern const lm_route lm_anthropic_routes[];

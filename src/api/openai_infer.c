@@ -1,6 +1,6 @@
-/* POST /v1/chat/completions and /v1/completions: the checks of Ollama's own endpoints, then the engine, once
+/* OpenAI's routes. POST /v1/chat/completions and /v1/completions: the checks of Ollama's own endpoints, then the engine, once
  * for each answer. */
-#include "api/openai.h"
+#include "api/responses.h"
 
 static void start(lm_call *call, openai_request *r, const lm_entry *model) {
     openai_run *run = openai_run_new(call, r);
@@ -46,6 +46,7 @@ static void openai_completion(lm_call *call) {
 const lm_route lm_openai_routes[] = {
     {"POST", "/v1/chat/completions", openai_chat},
     {"POST", "/v1/completions", openai_completion},
+    {"POST", "/v1/responses", responses_create},
     {"GET", "/v1/models", openai_models},
     {"GET", "/v1/models/*", openai_model},
     {NULL, NULL, NULL},

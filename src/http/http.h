@@ -54,6 +54,9 @@ lm_str lm_http_body(const lm_http *x);
 lm_status lm_http_body_status(const lm_http *x, lm_err *err) LM_CHECKED;
 void lm_http_body_drop(
     lm_http *x); /* frees the body early, for answers that stream long; by the handler only */
+/* The body as it was before the client packed it (Content-Encoding: zstd, or none), in *body. What had to be
+ * unpacked lies in out, whose cap bounds it: LM_TOO_LARGE. LM_INVALID: damaged, or packed in another way. */
+lm_status lm_http_unpack(const lm_http *x, lm_buf *out, lm_str *body, lm_err *err) LM_CHECKED;
 lm_str lm_http_peer(const lm_http *x); /* "127.0.0.1" */
 uint64_t lm_http_started_ns(const lm_http *x);
 
