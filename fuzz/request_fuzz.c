@@ -1,9 +1,9 @@
-/* Bodies of /api/generate and /api/chat, and of OpenAI's three: whatever comes, the reader refuses it with a
- * text or makes a request. */
+/* Bodies of /api/generate and /api/chat, and of OpenAI's three, and of those that ask for vectors: whatever
+ * comes, the reader refuses it with a text or makes a request. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/ollama.h"
+#include "api/embed.h"
 #include "api/responses.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -68,6 +68,22 @@ static void read_responses(lm_str body) {
     responses_request_release(&r);
 }
 
+static void read_embeds(lm_str body, embed_form form) {
+    embed_request r = {0};
+    lm_err err = {0};
+    lm_status st = embed_request_read(body, form, &r, &err);
+    if (st == LM_OK) {
+        const lm_request *q = r.ask.request;
+        if (!r.ask.model || err.text[0] || (q->kind == LM_REQUEST_EMBED) != (q->n_inputs > 0)) abort();
+        for (uint32_t i = 0; i < q->n_inputs; i++)
+            if (!q->inputs[i].text && (!q->inputs[i].ids || !q->inputs[i].n)) abort();
+        if (ollama_request_options(&r.ask, &makers, &err) != LM_OK && !err.text[0]) abort();
+    } else if (!err.text[0] || r.ask.request) {
+        abort();
+    }
+    embed_request_release(&r);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     lm_str body = {(const char *)data, size};
     read_ollamas(body, OLLAMA_GENERATE);
@@ -75,5 +91,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     read_openais(body, OPENAI_CHAT);
     read_openais(body, OPENAI_COMPLETION);
     read_responses(body);
+    for (embed_form form = EMBED_OLLAMA; form <= EMBED_OPENAI; form++) read_embeds(body, form);
     return 0;
 }

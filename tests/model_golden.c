@@ -262,6 +262,74 @@ static void tokens_chosen_ahead_are_those_of_the_logits(void **state) {
 }
 #endif
 
+/* ---- states, for embeddings */
+
+/* got (n, width) against want, relative to want's largest number. */
+static double distance_of(const float *got, const float *want, uint64_t n) {
+    double most = 0, largest = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        double d = fabs((double)got[i] - (double)want[i]);
+        if (!(d <= most)) most = isfinite(d) ? d : (double)INFINITY;
+        largest = fmax(largest, fabs((double)want[i]));
+    }
+    return most / largest;
+}
+
+static const float *states(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                           const uint32_t *rows, uint32_t n_rows) {
+    const float *out = NULL;
+    lm_err err = {0};
+    expect_ok(lm_model_states(m, slices, n_slices, tokens, rows, n_rows, &out, &err), err);
+    return out;
+}
+
+/* Every row of a prompt that comes in two pieces, the second one beside another sequence. */
+static int check_states(const lm_weights *w, const golden *g) {
+    lm_view v;
+    char name[96];
+    snprintf(name, sizeof name, "%s.states", g->name);
+    assert_true(lm_weights_find(w, name, &v));
+    lm_model *m = open_case(g, "reference", 2);
+    lm_seq *a = open_seq(m), *b = open_seq(m);
+    uint32_t width = (uint32_t)v.dims[1], rows[PROMPT];
+    assert_int_equal(lm_model_get_info(m)->width, width);
+    float *got = test_malloc(3 * width * sizeof *got);
+    double *sum = test_calloc(width, sizeof *sum);
+    int32_t tokens[PROMPT];
+    for (uint32_t piece = 0; piece < 2; piece++) {
+        lm_slice slices[2] = {{b, 1}, {a, piece ? PROMPT - 17 : 17}};
+        uint32_t first = piece ? 17 : 0, n = slices[1].n_tokens;
+        tokens[0] = g->tokens[3];
+        memcpy(tokens + 1, g->tokens + first, n * sizeof *tokens);
+        for (uint32_t i = 0; i < n; i++) rows[i] = i + 1;
+        const float *out = states(m, slices, 2, tokens, rows, n);
+        for (uint32_t i = 0; i < n; i++) {
+            for (uint32_t k = 0; k < width; k++) sum[k] += (double)out[i * width + k] / PROMPT;
+            if (first + i == MIDDLE) memcpy(got, out + i * width, width * sizeof *got);
+            if (first + i == PROMPT - 1) memcpy(got + width, out + i * width, width * sizeof *got);
+        }
+    }
+    for (uint32_t k = 0; k < width; k++) got[2 * width + k] = (float)sum[k];
+    double off = distance_of(got, v.data, 3ull * width);
+    test_free(got);
+    test_free(sum);
+    lm_model_backend(m)->seq_close(a);
+    lm_model_backend(m)->seq_close(b);
+    lm_model_close(m);
+    if (off > EXACT) print_error("%s: states are off by %.2e\n", g->name, off);
+    return off > EXACT;
+}
+
+static void states_are_what_mlx_lm_gives_the_head(void **state) {
+    (void)state;
+    lm_weights *w = expectations();
+    golden g;
+    int bad = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_states(w, &g);
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
+
 static void expect_refused(lm_model *m, const lm_slice *slices, uint32_t n, const int32_t *tokens,
                            const uint32_t *rows, uint32_t n_rows, const char *words) {
     const float *untouched = (const float *)tokens, *logits = untouched;
@@ -303,6 +371,7 @@ int main(void) {
 #ifdef LM_GOLDEN_MLX
         cmocka_unit_test(tokens_chosen_ahead_are_those_of_the_logits),
 #endif
+        cmocka_unit_test(states_are_what_mlx_lm_gives_the_head),
         cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
 #ifndef LM_GOLDEN_MLX
         cmocka_unit_test(the_fast_feature_sets_stay_close),

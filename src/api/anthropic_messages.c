@@ -8,6 +8,7 @@ static lm_status meet_model(lm_call *call, anthropic_request *r, const lm_entry 
     lm_request *q = r->request;
     lm_facts facts;
     lm_facts_get(call->api->facts, model, &facts);
+    if (lm_facts_generates(&facts, r->model, "chat", err) != LM_OK) return LM_INVALID;
     if (q->tools && !facts.tools) return lm_facts_lack(r->model, "tools", err);
     if (r->images) return lm_facts_lack(r->model, "vision", err);
     if (!facts.thinking) {

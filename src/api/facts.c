@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "model/model.h"
 #include "text/text.h"
 
 #define CACHED     256
@@ -83,6 +82,9 @@ static void read_config(const char *dir, lm_facts *f) {
     snprintf(f->quantization, sizeof f->quantization, "%s", info.quantization);
     f->n_ctx = info.n_ctx_train;
     f->width = info.width;
+    if (info.embedding.problem[0]) return;
+    f->embeds = info.embedding.said;
+    f->pooling = info.embedding.pooling;
 }
 
 void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out) {
@@ -161,9 +163,14 @@ json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *f, bool verbo
     put_numbers(out, f->family, config);
     /* the trained context after scaling, where it is known */
     if (f->n_ctx) put(out, f->family, "context_length", json_integer(f->n_ctx));
+    if (f->embeds) put(out, f->family, "pooling_type", json_integer(f->pooling));
     if (verbose && config) json_object_set(out, "config", config);
     json_decref(config);
     return out;
+}
+
+lm_status lm_facts_generates(const lm_facts *f, const char *name, const char *what, lm_err *err) {
+    return f->embeds ? lm_fail(err, LM_INVALID, "\"%.300s\" does not support %s", name, what) : LM_OK;
 }
 
 lm_status lm_facts_lack(const char *name, const char *what, lm_err *err) {

@@ -4,6 +4,7 @@
 #define LM_API_FACTS_H
 
 #include "base/json.h"
+#include "model/model.h"
 #include "store/store.h"
 #include "text/text.h"
 
@@ -15,6 +16,8 @@ typedef struct lm_facts {
     uint64_t n_params;
     uint32_t n_ctx, width; /* 0: not said */
     bool tools, thinking, inserts;
+    lm_pooling pooling;     /* of its embeddings, 0: it gives none */
+    bool embeds;            /* it is meant as an embedder, and neither completes nor chats */
     lm_text_sampling sampling; /* what a request gets that does not say otherwise */
 } lm_facts;
 
@@ -30,6 +33,9 @@ void lm_facts_human(uint64_t n, char out[16]);
 
 /* Fails with "registry.ollama.ai/library/NAME:TAG does not support WHAT": Ollama names the model in full here. */
 lm_status lm_facts_lack(const char *name, const char *what, lm_err *err) LM_CHECKED;
+
+/* LM_INVALID: the model gives vectors only, and so no WHAT ("chat", "generate"). */
+lm_status lm_facts_generates(const lm_facts *f, const char *name, const char *what, lm_err *err) LM_CHECKED;
 
 /* "model_info" of /api/show, with GGUF's key names, a new reference. */
 json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *facts, bool verbose);

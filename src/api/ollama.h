@@ -57,6 +57,7 @@ void ollama_write_details(lm_buf *b, const lm_facts *f, bool numbers); /* number
 void ollama_write_capabilities(lm_buf *b, const lm_facts *f);
 
 lm_api_handler ollama_generate, ollama_chat;
+lm_api_handler ollama_embed, ollama_embeddings; /* embed.c, with openai_embeddings */
 lm_api_handler ollama_tags, ollama_ps, ollama_show, ollama_delete;
 
 #endif

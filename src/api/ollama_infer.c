@@ -13,6 +13,8 @@ lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *mo
     lm_request *q = r->request;
     lm_facts facts;
     lm_facts_get(call->api->facts, model, &facts);
+    if (lm_facts_generates(&facts, r->model, r->form == OLLAMA_CHAT ? "chat" : "generate", err) != LM_OK)
+        return LM_INVALID;
     if (r->insert && !facts.inserts) return lm_facts_lack(r->model, "insert", err);
     if (q->tools && !facts.tools) return lm_facts_lack(r->model, "tools", err);
     if (r->images) return lm_facts_lack(r->model, "vision", err);

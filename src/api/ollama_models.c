@@ -36,7 +36,12 @@ void ollama_write_details(lm_buf *b, const lm_facts *f, bool numbers) {
 }
 
 void ollama_write_capabilities(lm_buf *b, const lm_facts *f) {
-    lm_buf_text(b, "\"capabilities\":[\"completion\"");
+    lm_buf_text(b, "\"capabilities\":[");
+    if (f->embeds) {
+        lm_buf_text(b, "\"embedding\"]");
+        return;
+    }
+    lm_buf_text(b, "\"completion\"");
     if (f->tools) lm_buf_text(b, ",\"tools\"");
     if (f->inserts) lm_buf_text(b, ",\"insert\"");
     if (f->thinking) lm_buf_text(b, ",\"thinking\"");
@@ -232,6 +237,8 @@ const lm_route lm_ollama_routes[] = {
     {"DELETE", "/api/delete", ollama_delete},
     {"POST", "/api/generate", ollama_generate},
     {"POST", "/api/chat", ollama_chat},
+    {"POST", "/api/embed", ollama_embed},
+    {"POST", "/api/embeddings", ollama_embeddings},
     {NULL, NULL, NULL},
 };
 

@@ -69,6 +69,6 @@ void openai_run_started(openai_run *run, uint32_t n_submitted, lm_status st, con
 void openai_error(lm_call *call, lm_status st, const char *text);
 void openai_write_error(lm_buf *b, lm_status st, const char *text);
 
-lm_api_handler openai_models, openai_model;
+lm_api_handler openai_models, openai_model, openai_embeddings;
 
 #endif

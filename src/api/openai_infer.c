@@ -47,6 +47,7 @@ const lm_route lm_openai_routes[] = {
     {"POST", "/v1/chat/completions", openai_chat},
     {"POST", "/v1/completions", openai_completion},
     {"POST", "/v1/responses", responses_create},
+    {"POST", "/v1/embeddings", openai_embeddings},
     {"GET", "/v1/models", openai_models},
     {"GET", "/v1/models/*", openai_model},
     {NULL, NULL, NULL},

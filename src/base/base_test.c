@@ -1,5 +1,6 @@
 #include "base/test.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -222,6 +223,48 @@ static void json_numbers_read_back_the_same(void **state) {
     }
 }
 
+static void json_floats_are_short_and_read_back_the_same(void **state) {
+    (void)state;
+    static const struct {
+        float v;
+        const char *text;
+    } known[] = {{0, "0"},
+                 {1, "1"},
+                 {-0.5f, "-0.5"},
+                 {0.1f, "0.1"},
+                 {100, "100"},
+                 {123456.7f, "123456.7"},
+                 {0.0123f, "0.0123"},
+                 {1e-5f, "0.00001"},
+                 {-2.5e-7f, "-2.5e-07"},
+                 {9.9999999e8f, "1e+09"},
+                 {0.9999999f, "0.9999999"}};
+    lm_buf b;
+    lm_buf_init(&b, 1000);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        lm_buf_clear(&b);
+        lm_json_write_float(&b, known[i].v);
+        assert_string_equal(b.ptr, known[i].text);
+    }
+    uint32_t bits = 1;
+    for (int i = 0; i < 200000; i++) {
+        float v;
+        bits = bits * 1664525u + 1013904223u;
+        memcpy(&v, &bits, sizeof v);
+        if (i % 2) v = (float)(int32_t)bits / 2147483648.0f; /* what vectors are made of */
+        lm_buf_clear(&b);
+        lm_json_write_float(&b, v);
+        if (!isfinite(v)) {
+            assert_string_equal(b.ptr, "null");
+        } else {
+            char *end = NULL;
+            assert_true((float)strtod(b.ptr, &end) == v && !*end);
+            assert_true(b.len <= 17);
+        }
+    }
+    lm_buf_release(&b);
+}
+
 static void json_values_keep_their_key_order(void **state) {
     (void)state;
     lm_buf b;
@@ -300,6 +343,7 @@ int main(void) {
         cmocka_unit_test(json_members_are_checked),
         cmocka_unit_test(json_strings_are_always_valid),
         cmocka_unit_test(json_numbers_read_back_the_same),
+        cmocka_unit_test(json_floats_are_short_and_read_back_the_same),
         cmocka_unit_test(json_values_keep_their_key_order),
         cmocka_unit_test(files_appear_whole_or_not_at_all),
         cmocka_unit_test(removing_never_follows_links),

@@ -167,6 +167,58 @@ void lm_json_write_double(lm_buf *b, double v) {
     lm_buf_text(b, text);
 }
 
+/* v > 0 as 0.ddd or as d.ddde-05, n digits of m, the first one worth 10^e; zeros at the end are left out. */
+static int write_digits(char *out, uint64_t m, int n, int e) {
+    char digits[24];
+    int at = 0, k = snprintf(digits, sizeof digits, "%llu", (unsigned long long)m);
+    while (k > 1 && digits[k - 1] == '0') k--;
+    LM_ASSERT(n <= 9);
+    bool small = e < -5 || e > 8;
+    int point = small ? 1 : e + 1; /* digits before the point, not above 0: zeros after it */
+    if (point <= 0) {
+        out[at++] = '0';
+        out[at++] = '.';
+        for (int i = point; i < 0; i++) out[at++] = '0';
+    }
+    for (int i = 0; i < k || i < point; i++) {
+        if (i && i == point) out[at++] = '.';
+        out[at++] = i < k ? digits[i] : '0';
+    }
+    if (small) at += snprintf(out + at, 8, "e%+03d", e);
+    return at;
+}
+
+void lm_json_write_float(lm_buf *b, float v) {
+    static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10,
+                                  1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21};
+    double x = fabs((double)v);
+    char text[40];
+    if (!(x >= 1e-11 && x < 1e9)) { /* 0, the rare, and what is no number: cut to what tells floats apart */
+        snprintf(text, sizeof text, "%.8e", (double)v);
+        lm_json_write_double(b, strtod(text, NULL));
+        return;
+    }
+    int e = 8, n = 7, sign = v < 0;
+    while (e >= 0 ? x < tens[e] : x * tens[-e] < 1) e--;
+    uint64_t m = 0;
+    for (; n <= 9; n++) {
+        /* Powers of ten up to 22 are exact: what a reader makes of the digits is this quotient. */
+        int shift = n - 1 - e;
+        m = (uint64_t)llround(shift >= 0 ? x * tens[shift] : x / tens[-shift]);
+        double back = shift >= 0 ? (double)m / tens[shift] : (double)m * tens[-shift];
+        if ((float)back == (float)x) break;
+    }
+    if (n > 9) n = 9;
+    double first = (double)m;
+    if (first >= tens[n]) { /* rounded up to the next power of ten */
+        m /= 10;
+        e++;
+    }
+    if (sign) text[0] = '-';
+    int len = sign + write_digits(text + sign, m, n, e);
+    lm_buf_add(b, text, (size_t)len);
+}
+
 void lm_json_write_value(lm_buf *b, const json_t *value) {
     const char *key;
     json_t *v;

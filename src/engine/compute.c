@@ -106,8 +106,7 @@ static void run_alone(lm_core *c, lm_batch *b) {
     }
 }
 
-/* Learns from a step that began at `start_ns` and is done now. */
-static void note_time(lm_core *c, uint64_t start_ns, uint32_t n_rows) {
+void lm_core_note_time(lm_core *c, uint64_t start_ns, uint32_t n_rows) {
     uint64_t now = lm_now_ns(), from = start_ns > c->seen_ns ? start_ns : c->seen_ns;
     c->seen_ns = now;
     if (n_rows < 16) return;
@@ -133,7 +132,7 @@ static void compute(lm_core *c) {
         }
         return;
     }
-    note_time(c, start, b->n_rows);
+    lm_core_note_time(c, start, b->n_rows);
     for (uint32_t i = 0; i < b->n_slices; i++) b->in_step[i]->n_kv += b->slices[i].n_tokens;
     digest_logits(c, b, logits, 0, b->n_out);
 }
@@ -197,7 +196,7 @@ static void collect(lm_core *c, lm_batch *b) {
         st = lm_model_wait(c->model, b->flight, c->picked, &err);
         lm_core_leave(c);
     }
-    if (st == LM_OK) note_time(c, b->start_ns, b->n_rows);
+    if (st == LM_OK) lm_core_note_time(c, b->start_ns, b->n_rows);
     if (st != LM_OK) {
         fail_all(c, b, st, err.text);
         /* Some of them may have been written by it, for sequences that have left since. */
@@ -262,6 +261,12 @@ static void compute_ahead(lm_core *c) {
 
 /* ---- a step */
 
+static lm_sequence *last_generating(const lm_core *c) {
+    for (uint32_t i = c->n_running; i-- > 0;)
+        if (!c->running[i]->embedding) return c->running[i];
+    return NULL;
+}
+
 void lm_core_step(lm_core *c) {
     /* A client that has gone leaves before anything more is computed for it. */
     for (uint32_t i = c->n_running; i-- > 0;) {
@@ -269,17 +274,19 @@ void lm_core_step(lm_core *c) {
             lm_core_fail(c, c->running[i], true, LM_CANCELLED, "request canceled");
     }
     lm_batch_build(c);
-    if (!c->next->n_slices && !c->now->flight && c->n_running) {
-        /* Everybody waits for pages that only they hold: the youngest gives way. */
-        lm_core_fail(c, c->running[c->n_running - 1], false, LM_NO_MEMORY,
-                     "no room left for keys and values: lower num_ctx or the number of parallel requests");
-        return;
-    }
+    bool stuck = !c->next->n_slices && !c->now->flight;
     if (lm_model_computes_ahead(c->model)) {
         compute_ahead(c);
     } else if (c->next->n_slices) {
         compute(c);
     }
+    lm_sequence *youngest = last_generating(c);
+    if (lm_core_embed(c, youngest) || !stuck) return;
+    /* Everybody waits for pages that only they hold: the youngest gives way. */
+    if (!youngest && c->n_running) youngest = c->running[c->n_running - 1];
+    if (youngest)
+        lm_core_fail(c, youngest, false, LM_NO_MEMORY,
+                     "no room left for keys and values: lower num_ctx or the number of parallel requests");
 }
 
 void lm_core_rest(lm_core *c) {

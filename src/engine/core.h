@@ -4,10 +4,12 @@
  *     places.c      a sequence gets its place, and leaves it
  *     batch.c       which rows go into the next step
  *     compute.c     the step itself, at once or ahead, and what it means for its sequences
+ *     embed.c       steps that give vectors instead of tokens
  */
 #ifndef LM_ENGINE_CORE_H
 #define LM_ENGINE_CORE_H
 
+#include "engine/embed.h"
 #include "engine/prefix.h"
 
 /* One forward pass: a row for each sequence that decodes, and a chunk of the prompts that are being read. */
@@ -40,6 +42,7 @@ struct lm_core {
     lm_batch batches[2], *now, *next;
     lm_picked *picked; /* (n_places) */
     uint64_t seen_ns;  /* when the last step was known to be done */
+    lm_embed_batch embed;
 };
 
 /* -- places.c */
@@ -48,6 +51,7 @@ void lm_core_admit(lm_core *c,
 /* The sequence leaves; keep: its keys and values serve the next turn. */
 void lm_core_fail(lm_core *c, lm_sequence *q, bool keep, lm_status st, const char *text);
 void lm_core_finish(lm_core *c, lm_sequence *q, lm_done_reason reason);
+void lm_core_give_vectors(lm_core *c, lm_sequence *q); /* the same for one that wanted those */
 
 /* -- batch.c */
 lm_status lm_batch_init(lm_batch *b, uint32_t n_places, uint32_t max_batch, lm_err *err) LM_CHECKED;
@@ -60,7 +64,16 @@ void lm_batch_build(lm_core *c);
 lm_status lm_core_enter(lm_core *c, lm_err *err) LM_CHECKED;
 void lm_core_leave(lm_core *c);
 void lm_core_step(lm_core *c);
+/* Learns how long a row takes from a step that began at `start_ns` and is done now. */
+void lm_core_note_time(lm_core *c, uint64_t start_ns, uint32_t n_rows);
 /* Nobody is left: forgets a step that nobody waits for any more, and lets the backend tidy up. */
 void lm_core_rest(lm_core *c);
+
+
+/* -- embed.c */
+/* One step for those who want vectors. False: nothing could be computed, for want of pages. */
+bool lm_core_embed(lm_core *c, bool shared);
+/* What q holds of the device is given back; keep: some of it may serve others. */
+void lm_core_drop_embedding(lm_core *c, lm_sequence *q, bool keep);
 
 #endif

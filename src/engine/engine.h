@@ -70,7 +70,15 @@ typedef enum lm_request_kind {
     LM_REQUEST_RAW,    /* prompt goes to the tokenizer as it is */
     LM_REQUEST_CHAT,   /* messages go through the model's template */
     LM_REQUEST_INSERT, /* prompt and suffix through the fill-in-the-middle form */
+    LM_REQUEST_EMBED,  /* a vector for each of inputs */
 } lm_request_kind;
+
+/* A text, or the tokens that a client has made of one. */
+typedef struct lm_input {
+    char *text;   /* (n) bytes, may hold NULs; NULL: ids */
+    int32_t *ids; /* (n) as they are, nothing is added */
+    size_t n;
+} lm_input;
 
 #define LM_KEEP_ALIVE_DEFAULT INT64_MIN
 
@@ -98,6 +106,10 @@ typedef struct lm_request {
     bool render_only;     /* DONE carries the rendered prompt and nothing runs */
     bool count_only;      /* DONE carries the prompt's tokens (metrics.n_prompt), however many, and nothing runs */
     int64_t keep_alive_ns; /* LM_KEEP_ALIVE_DEFAULT, negative for ever, 0 unload when idle */
+    lm_input *inputs;     /* EMBED: each of them is cut at its end with `truncate`, refused without */
+    uint32_t n_inputs;
+    uint32_t dimensions;  /* EMBED: numbers of a vector; 0, or more than the model gives: all of them */
+    bool normalize;       /* EMBED: to length 1, after the cut */
 } lm_request;
 lm_request *lm_request_new(void);         /* all defaults */
 void lm_request_free(lm_request *r);      /* with everything it holds; NULL allowed */
@@ -140,6 +152,8 @@ typedef struct lm_event {
     lm_metrics metrics;                   /* DONE; TEXT, THINKING, TOOL_CALL: n_prompt and n_cached alone */
     const int32_t *context;               /* DONE with want_context */
     uint32_t n_context;
+    const float *vectors;                 /* DONE of EMBED: (n_vectors, vector_width), in the order of inputs */
+    uint32_t n_vectors, vector_width;
     lm_status status;                     /* ERROR: LM_BUSY queue full, LM_CANCELLED, LM_NO_MEMORY, LM_INVALID prompt too long, ... */
 } lm_event;
 

@@ -27,6 +27,7 @@ static lm_job *retire(lm_core *c, lm_sequence *q, bool keep, int32_t **context) 
     lm_job *j = q->job;
     uint64_t now = lm_now_ns();
     leave(c, q);
+    if (q->embedding) lm_core_drop_embedding(c, q, keep);
     j->metrics.n_prompt = q->n_prompt;
     j->metrics.n_cached = q->n_cached;
     j->metrics.n_eval = q->n_new;
@@ -71,11 +72,25 @@ void lm_core_finish(lm_core *c, lm_sequence *q, lm_done_reason reason) {
     free(context);
 }
 
+void lm_core_give_vectors(lm_core *c, lm_sequence *q) {
+    lm_event event = {.kind = LM_EVENT_DONE, .reason = LM_DONE_STOP};
+    lm_embedding *made = q->embedding;
+    lm_core_drop_embedding(c, q, true);
+    q->embedding = NULL;
+    lm_job *j = retire(c, q, true, NULL);
+    event.vectors = made->vectors;
+    event.n_vectors = made->n_inputs;
+    event.vector_width = made->dimensions;
+    lm_job_done(j, &event);
+    lm_embedding_free(made);
+}
+
 void lm_core_admit(lm_core *c, lm_sequence *q) {
     lm_err err = {0};
     q->started_ns = lm_now_ns();
     q->job->metrics.queue_ns = q->started_ns - q->job->ready_ns;
     c->running[c->n_running++] = q;
+    if (q->embedding) return; /* its texts are admitted one by one */
     lm_status st = lm_core_enter(c, &err);
     if (st != LM_OK) {
         lm_core_fail(c, q, false, st, err.text);

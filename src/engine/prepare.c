@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/sequence.h"
+#include "engine/embed.h"
 
 #define OUT_BYTES (64u << 20)
 
@@ -318,6 +318,7 @@ lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt,
     uint32_t limit = q->options.num_ctx ? q->options.num_ctx : r->engine->config.default_ctx;
     if (limit > r->n_ctx) limit = r->n_ctx;
     if (limit < 4) limit = 4;
+    if (q->kind == LM_REQUEST_EMBED) return lm_prepare_embedding(r, j, limit, out, err);
     lm_tokens ids = {0};
     lm_status st = q->count_only ? render_and_tokenise(r, q, 0, prompt, &ids, err)
                                  : fit(r, j, limit, prompt, &ids, err);

@@ -42,5 +42,10 @@ void lm_request_free(lm_request *r) {
     free(r->schema);
     for (uint32_t i = 0; i < r->n_stops; i++) free(r->stops[i]);
     free(r->stops);
+    for (uint32_t i = 0; i < r->n_inputs; i++) {
+        free(r->inputs[i].text);
+        free(r->inputs[i].ids);
+    }
+    free(r->inputs);
     free(r);
 }

@@ -23,6 +23,7 @@ static lm_status open_core(lm_core *c, lm_err *err) {
     };
     lm_status st = lm_batch_init(c->now, c->n_places, c->max_batch, err);
     if (st == LM_OK) st = lm_batch_init(c->next, c->n_places, c->max_batch, err);
+    if (st == LM_OK) st = lm_embed_batch_init(&c->embed, c->max_batch, err);
     if (st == LM_OK) st = lm_model_open(&c->model, c->e->config.backend, r->dir, &config, err);
     if (st != LM_OK) return st;
     c->b = lm_model_backend(c->model);
@@ -39,6 +40,7 @@ static void close_core(lm_core *c) {
     lm_model_close(c->model);
     lm_batch_release(c->now);
     lm_batch_release(c->next);
+    lm_embed_batch_release(&c->embed);
     free(c->running);
     free(c->picked);
 }

@@ -4,7 +4,7 @@
  * tools, through the parser, which says what is thinking, content or a call. Both hold text back; log
  * probabilities wait with it, counted in bytes.
  */
-#include "engine/sequence.h"
+#include "engine/embed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 void lm_sequence_free(lm_sequence *q) {
     if (!q) return;
     LM_ASSERT(!q->kv);
+    lm_embedding_free(q->embedding);
     free(q->tokens);
     lm_matcher_close(q->matcher);
     free(q->mask);

@@ -20,9 +20,13 @@ typedef enum lm_constraint {
     LM_CONSTRAINT_ACTIVE,
 } lm_constraint;
 
+typedef struct lm_embedding lm_embedding;
+
 struct lm_sequence {
     lm_job *job;
     const lm_text *text;
+    lm_embedding *embedding; /* not NULL: it wants vectors (embed.h) and generates nothing; of what follows it has
+                                n_prompt and the times only */
 
     int32_t *tokens; /* (limit) */
     uint32_t n_tokens, n_kv, limit;

@@ -197,10 +197,13 @@ static lm_status close_seq(lm_follower *f, reader *r, lm_err *err) {
     return LM_OK;
 }
 
-static lm_status step(lm_follower *f, reader *r, lm_err *err) {
+static lm_status step(lm_follower *f, reader *r, bool states, lm_err *err) {
     const float *none = NULL;
     take_step(f, r);
     if (r->bad) return out_of_step(err);
+    if (states)
+        return lm_model_states(f->model, f->slices, f->n_slices, f->tokens, f->out_rows, f->n_out, &none,
+                               err);
     return lm_model_step(f->model, f->slices, f->n_slices, f->tokens, f->out_rows, f->n_out, &none, err);
 }
 
@@ -241,7 +244,8 @@ lm_status lm_follower_do(lm_follower *f, const void *frame, size_t n, bool *answ
     case LM_FRAME_SEQ_CLOSE: return close_seq(f, &r, err);
     case LM_FRAME_SEQ_TRIM: return trim_seq(f, &r, err);
     case LM_FRAME_SEQ_FORK: return fork_seq(f, &r, err);
-    case LM_FRAME_STEP: return step(f, &r, err);
+    case LM_FRAME_STEP: return step(f, &r, false, err);
+    case LM_FRAME_STATES: return step(f, &r, true, err);
     case LM_FRAME_LAUNCH: return launch(f, &r, err);
     case LM_FRAME_PICK: return on_flight(f, &r, true, err);
     case LM_FRAME_FLIGHT_FREE: return on_flight(f, &r, false, err);

@@ -16,6 +16,7 @@ typedef enum lm_frame_kind {
     LM_FRAME_PICK,
     LM_FRAME_FLIGHT_FREE,
     LM_FRAME_IDLE,
+    LM_FRAME_STATES,
 } lm_frame_kind;
 
 #define LM_FRAME_NO_FLIGHT UINT32_MAX

@@ -60,7 +60,7 @@ static bool all_in_order(const uint32_t *rows, uint32_t n_rows, uint32_t n_token
 }
 
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
-                        const uint32_t *out_rows, uint32_t n_out) {
+                        const uint32_t *out_rows, uint32_t n_out, lm_wanted want) {
     const lm_backend *b = m->backend;
     const lm_share *h = &m->share;
     uint32_t last = h->first_layer + h->n_layers - 1;
@@ -81,6 +81,7 @@ lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, ui
     x = finish(m, s, &m->layers[last], x, a);
     if (h->rank > 0) return x; /* rank 0 alone chooses tokens */
     x = norm(m, s, x, m->final_norm);
+    if (want == LM_WANT_STATES) return x;
 
     lm_tensor *logits = NULL;
     b->linears(s, x, &m->head, 1, &logits);

@@ -60,18 +60,24 @@ struct lm_model {
     lm_flight *flights[LM_MAX_FLIGHTS];
     lm_buf frame;
 
-    float *logits; /* of the last step, (logits_room) floats; grows with the rows asked for */
-    size_t logits_room;
+    float *out; /* logits or states of the last step, (out_room) floats; grows with the rows asked for */
+    size_t out_room;
 };
 
 /* Finds every weight that the config asks for, checks its shape and makes the backend's handles; counts
  * parameters into m->info. LM_CORRUPT names what is missing. */
 lm_status lm_model_bind(lm_model *m, lm_err *err) LM_CHECKED;
 
-/* The forward pass: the logits of out_rows, (n_out, n_vocab); NULL when n_out is 0. On ranks above 0 whatever
- * is the last that they do, or NULL. */
+/* What a step gives of its out_rows. */
+typedef enum lm_wanted { LM_WANT_LOGITS, LM_WANT_STATES } lm_wanted;
+
+/* The forward pass: logits (n_out, n_vocab) or states (n_out, width) of out_rows; NULL when n_out is 0. On ranks
+ * above 0 whatever is the last that they do, or NULL. */
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
-                        const uint32_t *out_rows, uint32_t n_out);
+                        const uint32_t *out_rows, uint32_t n_out, lm_wanted want);
+
+/* embedding.c: reads what dir says into *out. Never fails: what is wrong is out->problem. */
+void lm_embedding_read(lm_embedding_info *out, const char *dir, bool encoder);
 
 /* ---- model.c, for follow.c */
 
@@ -88,7 +94,7 @@ lm_status lm_mirror_open(lm_model *m, const char *dir, const lm_model_config *co
 void lm_mirror_close(lm_model *m);
 /* The numbers of sequences and flights that the others know. Room for one more: LM_BUSY. */
 lm_status lm_mirror_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                         const uint32_t *out_rows, uint32_t n_out, lm_err *err) LM_CHECKED;
+                         const uint32_t *out_rows, uint32_t n_out, lm_wanted want, lm_err *err) LM_CHECKED;
 /* *slot: where the flight is to be entered. */
 lm_status lm_mirror_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                            const uint32_t *out_rows, uint32_t n_out, const lm_flight *before, bool picks,

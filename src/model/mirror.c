@@ -169,9 +169,9 @@ static void put_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, con
 }
 
 lm_status lm_mirror_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                         const uint32_t *out_rows, uint32_t n_out, lm_err *err) {
+                         const uint32_t *out_rows, uint32_t n_out, lm_wanted want, lm_err *err) {
     if (!lm_mirror_of(m)) return LM_OK;
-    begin(m, LM_FRAME_STEP);
+    begin(m, want == LM_WANT_STATES ? LM_FRAME_STATES : LM_FRAME_STEP);
     put_step(m, slices, n_slices, tokens, out_rows, n_out);
     return tell(m, err);
 }

@@ -84,6 +84,7 @@ static lm_status load(lm_model *m, const char *dir, const lm_world *world, lm_sp
     m->layers = lm_try_alloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers) return lm_fail(err, LM_NO_MEMORY, "no memory for %u layers", m->config.n_layers);
     fill_info(m);
+    lm_embedding_read(&m->info.embedding, dir, false);
     return LM_OK;
 }
 
@@ -187,7 +188,7 @@ void lm_model_close(lm_model *m) {
     free(m->seqs);
     lm_buf_release(&m->frame);
     free(m->layers);
-    free(m->logits);
+    free(m->out);
     free(m);
 }
 
@@ -266,15 +267,14 @@ static lm_status check_step(const lm_model *m, const lm_slice *slices, uint32_t 
     return LM_OK;
 }
 
-static lm_status logits_room(lm_model *m, uint32_t n_out, lm_err *err) {
-    size_t need = (size_t)n_out * m->config.n_vocab;
-    if (need <= m->logits_room) return LM_OK;
+static lm_status out_room(lm_model *m, uint32_t n_out, uint32_t width, lm_err *err) {
+    size_t need = (size_t)n_out * width;
+    if (need <= m->out_room) return LM_OK;
     float *bigger = lm_try_alloc(need, sizeof *bigger);
-    if (!bigger)
-        return lm_fail(err, LM_NO_MEMORY, "no memory for %u rows of %u logits", n_out, m->config.n_vocab);
-    free(m->logits);
-    m->logits = bigger;
-    m->logits_room = need;
+    if (!bigger) return lm_fail(err, LM_NO_MEMORY, "no memory for %u rows of %u numbers", n_out, width);
+    free(m->out);
+    m->out = bigger;
+    m->out_room = need;
     return LM_OK;
 }
 
@@ -298,30 +298,45 @@ static lm_status give_up(lm_model *m, lm_step *s, lm_err *err) {
     return why.status;
 }
 
-lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
-                        const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+/* width: of a row of what is wanted. */
+static lm_status run_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, lm_wanted want, uint32_t width,
+                          const float **out, lm_err *err) {
     const lm_backend *b = m->backend;
-    bool chooses = m->share.rank == 0 && n_out; /* the others have no logits */
+    bool reads = m->share.rank == 0 && n_out; /* the others have nothing to give */
     uint32_t n_tokens = 0;
     lm_step *s = NULL;
     /* More rows than that are refused below. */
-    lm_status st = chooses ? logits_room(m, n_out < m->max_batch ? n_out : m->max_batch, err) : LM_OK;
+    lm_status st = reads ? out_room(m, n_out < m->max_batch ? n_out : m->max_batch, width, err) : LM_OK;
     if (st == LM_OK) st = begin_step(m, slices, n_slices, tokens, out_rows, n_out, NULL, &n_tokens, &s, err);
     if (st != LM_OK) return st;
-    if (lm_mirror_step(m, slices, n_slices, tokens, out_rows, n_out, err) != LM_OK) return give_up(m, s, err);
+    if (lm_mirror_step(m, slices, n_slices, tokens, out_rows, n_out, want, err) != LM_OK)
+        return give_up(m, s, err);
 
-    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
+    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out, want);
     const float *numbers = x ? b->read(s, x) : NULL;
     /* The backend's numbers end with the step, the caller's live until the next one. */
-    if (numbers && chooses) memcpy(m->logits, numbers, (size_t)n_out * m->config.n_vocab * sizeof *numbers);
-    bool lost = (chooses || x) && !numbers;
+    if (numbers && reads) memcpy(m->out, numbers, (size_t)n_out * width * sizeof *numbers);
+    bool lost = (reads || x) && !numbers;
     st = b->end(s, lost, err);
-    if (st == LM_OK && lost) st = lm_fail(err, LM_INTERNAL, "the backend gave no logits");
+    if (st == LM_OK && lost) st = lm_fail(err, LM_INTERNAL, "the backend gave no numbers");
     if (st == LM_OK)
-        *logits = chooses ? m->logits : NULL;
+        *out = reads ? m->out : NULL;
     else
         lm_mirror_broken(m, err);
     return st;
+}
+
+lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                        const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+    return run_step(m, slices, n_slices, tokens, out_rows, n_out, LM_WANT_LOGITS, m->config.n_vocab, logits,
+                    err);
+}
+
+lm_status lm_model_states(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, const float **states, lm_err *err) {
+    return run_step(m, slices, n_slices, tokens, out_rows, n_out, LM_WANT_STATES, m->config.width, states,
+                    err);
 }
 
 /* ---- computing ahead */
@@ -339,7 +354,7 @@ lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices
     if (st != LM_OK) return st;
     st = lm_mirror_launch(m, slices, n_slices, tokens, out_rows, n_out, before, how, &slot, err);
     if (st != LM_OK) return give_up(m, s, err);
-    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out);
+    lm_tensor *x = lm_graph_run(m, s, tokens, n_tokens, out_rows, n_out, LM_WANT_LOGITS);
     st = m->backend->launch(s, x, n_out, how, out, err);
     if (st != LM_OK)
         lm_mirror_broken(m, err);

@@ -13,6 +13,23 @@
 
 typedef struct lm_model lm_model;
 
+/* How the states of a text's tokens become its embedding, with llama.cpp's numbers (GGUF's pooling_type). */
+typedef enum lm_pooling {
+    LM_POOL_MEAN = 1,
+    LM_POOL_CLS = 2,  /* the first token's */
+    LM_POOL_LAST = 3, /* the last token's */
+} lm_pooling;
+
+/* What a directory says of its model as an embedder: modules.json and the files that it names, as sentence-transformers
+ * writes them. A decoder that says nothing gives its last token's state, as with Ollama; an encoder the mean, as with
+ * sentence-transformers. */
+typedef struct lm_embedding_info {
+    lm_pooling pooling;
+    bool said;          /* the directory has such files: it is meant as an embedder */
+    uint32_t n_max;     /* tokens of a text at most, 0: not said */
+    char problem[240];  /* why there can be no embeddings, "" */
+} lm_embedding_info;
+
 typedef struct lm_model_info {
     char family[32];           /* config.json's model_type: "qwen2" */
     char quantization[16];     /* as Ollama words it: "4-bit" forms "Q4_G64"..., "F16", "BF16", "MXFP4", "NVFP4" */
@@ -23,6 +40,7 @@ typedef struct lm_model_info {
     uint64_t kv_bytes_per_token; /* in 16 bits */
     uint32_t n_experts;        /* 0: dense */
     uint32_t window;           /* 0: none */
+    lm_embedding_info embedding;
 } lm_model_info;
 
 /* Reads only config.json and the safetensors headers. LM_NOT_FOUND, LM_CORRUPT, LM_UNSUPPORTED (names the model_type
@@ -85,6 +103,11 @@ lm_status lm_model_seq_fork(lm_model *m, lm_seq *src, uint32_t n_tokens, lm_seq 
  * no sequence has changed. Token ids are checked: LM_INVALID. */
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens, const uint32_t *out_rows,
                         uint32_t n_out, const float **logits, lm_err *err) LM_CHECKED;
+
+/* The same step for embeddings: *states is (n_out, width), what the head would read of those rows. Also where the
+ * backend computes ahead. */
+lm_status lm_model_states(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens, const uint32_t *out_rows,
+                          uint32_t n_out, const float **states, lm_err *err) LM_CHECKED;
 
 /* ---- computing ahead, where the backend chooses tokens itself (lm_model_computes_ahead) */
 

@@ -7,8 +7,8 @@
 
 Weights come from a formula over the tensor's name and a seed, so that the directories need not be committed and are
 the same everywhere; quantised ones are random codes with plausible scales, so that no quantiser takes part. The
-expected numbers are mlx-lm's, in float32 on the CPU (0.32.2): logits of two positions of a prompt and the greedy
-continuation, whose best token always leads by more than MARGIN so that rounding can't change it (seeds.json holds
+expected numbers are mlx-lm's, in float32 on the CPU (0.32.2): logits of two positions of a prompt, the states that
+the head reads there and their mean over the prompt (for embeddings), and the greedy continuation, whose best token always leads by more than MARGIN so that rounding can't change it (seeds.json holds
 the seeds for which that is so).
 """
 
@@ -376,7 +376,7 @@ def prompt_of(name, vocab):
 
 
 def run_reference(directory, c):
-    """(tokens, logits of two positions, smallest lead of the best token)"""
+    """(tokens, logits of two positions, states of them and the mean, smallest lead of the best token)"""
     import mlx.core as mx
     from mlx_lm.models.base import create_causal_mask
     from mlx_lm.models.cache import KVCache, make_prompt_cache
@@ -401,10 +401,13 @@ def run_reference(directory, c):
         layers = inner["layers"]
         inner["layers"] = [Windowed(layer, n) for layer, n in zip(layers, c["windows"])]
         cache = [KVCache() for _ in layers]
-    cache = cache or make_prompt_cache(model)
-
     top = c["config"]
     tokens = prompt_of(c["name"], top.get("vocab_size") or top["text_config"]["vocab_size"])
+    inner = model.language_model.model if hasattr(model, "language_model") else model.model
+    fresh = [KVCache() for _ in cache] if cache else make_prompt_cache(model)
+    states = np.array(inner(mx.array([tokens]), cache=fresh)[0], dtype=np.float32)
+    states = np.stack([states[PROMPT // 2], states[-1], states.astype(np.float64).mean(0).astype(np.float32)])
+    cache = cache or make_prompt_cache(model)
     logits = np.array(model(mx.array([tokens]), cache=cache)[0], dtype=np.float32)
     kept = np.stack([logits[PROMPT // 2], logits[-1]])
     lead, row = np.inf, logits[-1]
@@ -413,7 +416,7 @@ def run_reference(directory, c):
         lead = min(lead, float(row[order[-1]] - row[order[-2]]) / float(np.abs(row).max()))
         tokens.append(int(order[-1]))
         row = np.array(model(mx.array([[tokens[-1]]]), cache=cache)[0, -1], dtype=np.float32)
-    return tokens, kept, lead
+    return tokens, kept, states, lead
 
 
 def record(out, cases):
@@ -422,7 +425,7 @@ def record(out, cases):
         for seed in range(c["seed"], c["seed"] + 40):
             c["seed"] = seed
             build(c).save(out / c["name"])
-            tokens, logits, lead = run_reference(out / c["name"], c)
+            tokens, logits, states, lead = run_reference(out / c["name"], c)
             if lead > MARGIN and np.isfinite(logits).all() and len(set(tokens[PROMPT:])) > 2:
                 break
         else:
@@ -432,6 +435,7 @@ def record(out, cases):
             seeds[c["name"]] = seed
         tensors[c["name"] + ".tokens"] = ("I32", [len(tokens)], np.array(tokens, dtype=np.int32).tobytes())
         tensors[c["name"] + ".logits"] = ("F32", list(logits.shape), logits.tobytes())
+        tensors[c["name"] + ".states"] = ("F32", list(states.shape), states.tobytes())
     (HERE / "seeds.json").write_text(json.dumps(seeds, indent=1) + "\n")
     w = Weights(dict(dtype="F32", seed=0, quant=None, config={}))
     w.tensors = tensors
@@ -450,12 +454,14 @@ def verify(out, cases):
 
     bad = 0
     for c in cases:
-        tokens, logits, _ = run_reference(out / c["name"], c)
-        want = tensor(c["name"] + ".logits", np.float32)
-        off = float(np.abs(logits - want).max() / np.abs(want).max())
+        tokens, logits, states, _ = run_reference(out / c["name"], c)
+        off = 0.0
+        for what, got in (("logits", logits), ("states", states)):
+            want = tensor(f"{c['name']}.{what}", np.float32)
+            off = max(off, float(np.abs(got - want).max() / np.abs(want).max()))
         same = tokens == tensor(c["name"] + ".tokens", np.int32).tolist()
         bad += not (same and off < 1e-4)
-        print(f"{c['name']}: {'same' if same else 'OTHER'} tokens, logits within {off:.1e}", flush=True)
+        print(f"{c['name']}: {'same' if same else 'OTHER'} tokens, numbers within {off:.1e}", flush=True)
     if bad:
         sys.exit(f"{bad} cases differ from what is committed")
 

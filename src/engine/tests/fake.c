@@ -176,7 +176,7 @@ struct lm_model {
     lm_device dev;
     lm_model_info info;
     lm_model_config config;
-    float *logits;
+    float *logits, *states;
     lm_flight *flights; /* FLIGHTS of them */
     lm_scratch scratch;
 };
@@ -193,7 +193,10 @@ enum { FLIGHTS = 2 };
 
 lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     if (atomic_load(&fake.missing)) return lm_fail(err, LM_NOT_FOUND, "%s: no such directory", dir);
-    *out = (lm_model_info){.n_vocab = FAKE_VOCAB, .n_ctx_train = fake.ctx_train};
+    *out = (lm_model_info){.n_vocab = FAKE_VOCAB, .n_ctx_train = fake.ctx_train, .width = FAKE_WIDTH};
+    out->embedding.pooling = fake.pooling ? fake.pooling : LM_POOL_LAST;
+    out->embedding.n_max = fake.embed_max;
+    if (fake.no_embeddings) strcpy(out->embedding.problem, fake.no_embeddings);
     return LM_OK;
 }
 
@@ -222,6 +225,7 @@ lm_status lm_model_open(lm_model **out, const lm_backend *b, const char *dir, co
     m->config = *config;
     m->dev.total = fake.n_pages;
     m->logits = lm_alloc(config->n_parallel * FAKE_VOCAB * sizeof(float));
+    m->states = lm_alloc(config->max_batch * FAKE_WIDTH * sizeof(float));
     m->flights = lm_alloc(FLIGHTS * sizeof(*m->flights));
     for (int i = 0; i < FLIGHTS; i++) {
         lm_flight *f = &m->flights[i];
@@ -247,6 +251,7 @@ void lm_model_close(lm_model *m) {
     free(m->flights);
     lm_scratch_release(&m->scratch);
     free(m->logits);
+    free(m->states);
     free(m);
     atomic_fetch_sub(&fake.n_models_open, 1);
 }
@@ -328,6 +333,32 @@ static void compute_row(const lm_seq *s, uint32_t n, float *out) {
     }
 }
 
+static uint64_t add_to_hash(uint64_t h, int32_t id) {
+    return (h ^ (uint64_t)(id + 1)) * 1099511628211u;
+}
+
+static void state_of_hash(uint64_t h, float *out) {
+    for (uint32_t i = 0; i < FAKE_WIDTH; i++) {
+        uint64_t x = (h ^ (h >> 29)) + i * 0x9e3779b97f4a7c15u;
+        x = (x ^ (x >> 31)) * 0xbf58476d1ce4e5b9u;
+        out[i] = (float)((x >> 40) % 2001) / 1000.0f - 1.0f;
+    }
+}
+
+void fake_state(const char *bytes, uint32_t n, float out[FAKE_WIDTH]) {
+    uint64_t h = 7;
+    for (uint32_t i = 0; i < n; i++) h = add_to_hash(h, (uint8_t)bytes[i]);
+    state_of_hash(h, out);
+}
+
+/* The state of token n - 1 of s: depends on every token before, too. */
+static void compute_state(const lm_seq *s, uint32_t n, float *out) {
+    uint64_t h = 7;
+    for (uint32_t i = 0; i < n; i++) h = add_to_hash(h, seq_id(s, i));
+    state_of_hash(h, out);
+    if (strikes(&fake.nan_at)) out[0] = NAN;
+}
+
 static void most(atomic_uint *a, uint32_t v) {
     if (v > atomic_load(a)) atomic_store(a, v);
 }
@@ -335,13 +366,13 @@ static void most(atomic_uint *a, uint32_t v) {
 /* Tokens of a flight that nobody has read yet are taken from it. */
 static lm_status run(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                      const uint32_t *out_rows, uint32_t n_out, const lm_flight *before, float *logits,
-                     lm_err *err) {
+                     float *states, lm_err *err) {
     uint32_t n_rows = 0, out = 0;
     uint32_t n_step = atomic_fetch_add(&fake.n_steps, 1) + 1;
     if (fake.step_hook) fake.step_hook(n_step);
     for (uint32_t i = 0; i < n_slices; i++) n_rows += slices[i].n_tokens;
-    LM_ASSERT(n_slices > 0 && n_rows <= m->config.max_batch && n_slices <= m->config.n_parallel &&
-              n_out <= n_slices);
+    LM_ASSERT(n_slices > 0 && n_rows <= m->config.max_batch);
+    LM_ASSERT(states || (n_slices <= m->config.n_parallel && n_out <= n_slices));
     if (strikes(&fake.fail_step)) return lm_fail(err, LM_INTERNAL, "injected: step");
     for (uint32_t i = 0; i < n_slices; i++)
         if (slices[i].seq->lost) return lm_fail(err, LM_INTERNAL, "injected: lost");
@@ -364,7 +395,11 @@ static lm_status run(lm_model *m, const lm_slice *slices, uint32_t n_slices, con
             page *p = s->pages[s->n / FAKE_PAGE];
             LM_ASSERT(atomic_load(&p->refs) == 1); /* a shared page is never written */
             p->ids[s->n++ % FAKE_PAGE] = id;
-            if (out < n_out && out_rows[out] == row) compute_row(s, s->n, logits + out++ * FAKE_VOCAB);
+            if (out == n_out || out_rows[out] != row) continue;
+            if (states)
+                compute_state(s, s->n, states + out++ * FAKE_WIDTH);
+            else
+                compute_row(s, s->n, logits + out++ * FAKE_VOCAB);
         }
     }
     LM_ASSERT(out == n_out);
@@ -374,7 +409,13 @@ static lm_status run(lm_model *m, const lm_slice *slices, uint32_t n_slices, con
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                         const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
     *logits = m->logits;
-    return run(m, slices, n_slices, tokens, out_rows, n_out, NULL, m->logits, err);
+    return run(m, slices, n_slices, tokens, out_rows, n_out, NULL, m->logits, NULL, err);
+}
+
+lm_status lm_model_states(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
+                          const uint32_t *out_rows, uint32_t n_out, const float **states, lm_err *err) {
+    *states = n_out ? m->states : NULL;
+    return run(m, slices, n_slices, tokens, out_rows, n_out, NULL, NULL, m->states, err);
 }
 
 /* ---- the same, ahead
@@ -427,7 +468,7 @@ lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices
     uint32_t at = 0;
     while (m->flights[at].used) LM_ASSERT(++at < FLIGHTS);
     lm_flight *f = &m->flights[at];
-    lm_status st = run(m, slices, n_slices, tokens, out_rows, n_out, before, f->logits, err);
+    lm_status st = run(m, slices, n_slices, tokens, out_rows, n_out, before, f->logits, NULL, err);
     if (st != LM_OK) return st;
     f->used = true;
     f->chosen = how || !n_out;
@@ -507,6 +548,8 @@ lm_status lm_tokenizer_encode(const lm_tokenizer *t, lm_str text, bool add_speci
         int32_t id = (uint8_t)text.ptr[i];
         st = lm_tokens_add(out, &id, 1, err);
     }
+    int32_t end = '$';
+    if (add_special && fake.ends && st == LM_OK) st = lm_tokens_add(out, &end, 1, err);
     return st;
 }
 
@@ -850,6 +893,10 @@ void heard_sink(void *ctx, const lm_event *ev) {
         h->reason = ev->reason;
         h->metrics = ev->metrics;
         h->n_context = ev->n_context;
+        h->n_vectors = ev->n_vectors;
+        h->vector_width = ev->vector_width;
+        LM_ASSERT(ev->n_vectors * ev->vector_width <= sizeof h->vectors / sizeof *h->vectors);
+        if (ev->n_vectors) memcpy(h->vectors, ev->vectors, ev->n_vectors * ev->vector_width * sizeof(float));
         if (ev->n_context) memcpy(h->context, ev->context, ev->n_context * sizeof(int32_t));
         h->done = true;
         pthread_cond_broadcast(&h->cond);
@@ -891,6 +938,19 @@ lm_request *raw_request(const char *prompt) {
     r->prompt = lm_strdup(prompt);
     r->options.temperature = 0;
     r->options.num_predict = 50;
+    return r;
+}
+
+lm_request *embed_request(const char *texts) {
+    lm_request *r = lm_request_new();
+    r->kind = LM_REQUEST_EMBED;
+    for (const char *p = texts; *p; p++) r->n_inputs += *p == '|';
+    r->inputs = lm_alloc(r->n_inputs * sizeof *r->inputs);
+    for (uint32_t i = 0; i < r->n_inputs; i++) {
+        r->inputs[i].n = strcspn(texts, "|");
+        r->inputs[i].text = lm_str_dup((lm_str){texts, r->inputs[i].n});
+        texts += r->inputs[i].n + 1;
+    }
     return r;
 }
 

@@ -17,14 +17,19 @@
 
 enum { FAKE_BOS = 256, FAKE_EOS, FAKE_THINK, FAKE_UNTHINK, FAKE_VOCAB };
 #define FAKE_PAGE 16 /* tokens */
+#define FAKE_WIDTH 8 /* numbers of a state */
 
 typedef struct fake_world {
     const char *script;
     uint32_t ctx_train;
     uint32_t n_pages; /* of every device */
     bool thinks, bos;
+    bool ends; /* the tokenizer puts '$' behind every text */
     bool gpu; /* what the backend says of its device */
     uint32_t max_batch;
+    lm_pooling pooling;  /* of its embeddings, 0: LAST */
+    const char *no_embeddings; /* why it gives none */
+    uint32_t embed_max;  /* tokens of a text */
     bool ahead;          /* computes ahead and chooses tokens itself; kept by fake_reset */
     uint64_t small, big; /* bytes of a model, of one whose directory contains "big" */
 
@@ -75,6 +80,8 @@ typedef struct heard {
     lm_metrics metrics;
     int32_t context[8192];
     uint32_t n_context;
+    float vectors[4096];
+    uint32_t n_vectors, vector_width;
     lm_job *job;
 } heard;
 void heard_init(heard *h);
@@ -84,6 +91,10 @@ void heard_wait(heard *h);
 lm_engine *open_engine(uint32_t n_parallel);
 lm_engine_config default_config(uint32_t n_parallel);
 lm_request *raw_request(const char *prompt); /* greedy */
+/* texts: each ends with '|'. */
+lm_request *embed_request(const char *texts);
+/* The state after the last of n tokens, which are bytes. */
+void fake_state(const char *bytes, uint32_t n, float out[FAKE_WIDTH]);
 lm_request *chat_request(const char *messages_json);
 /* Submits to model "m:latest" in /m/m (or name). The request is taken over. */
 lm_status submit_to(lm_engine *e, const char *name, lm_request *r, heard *h, lm_err *err);

@@ -32,6 +32,11 @@ const thought = await ollama.chat({ model: "tiny-think", messages, think: true }
 assert.equal(thought.message.thinking, "hm, well");
 assert.equal(thought.message.content, "Yes.");
 
+const { embeddings } = await ollama.embed({ model: "tiny", input: ["ab", "x"] });
+assert.deepEqual(embeddings.map((v) => v.indexOf(1)), ["b", "x"].map((c) => c.charCodeAt(0)));
+assert.ok((await ollama.embeddings({ model: "tiny", prompt: "x" })).embedding["x".charCodeAt(0)] > 2);
+await assert.rejects(ollama.embed({ model: "nothere", input: "x" }), /not found/);
+
 await assert.rejects(ollama.chat({ model: "nothere", messages }), /model 'nothere' not found/);
 
 // abort() must end the stream here and free the place there

@@ -43,6 +43,8 @@ MODELS = {
                         special=["<tool_call>", "</tool_call>"]),
     # says the same long token without an end: few steps make many bytes
     "tiny-wordy": dict(template=PLAIN, script=[[ASSISTANT, LONG, LONG]]),
+    # an embedder: its directory says so
+    "tiny-embed": dict(template=PLAIN, script=[], pooling="mean_tokens"),
     # as "tiny", but its makers say how to sample and under which terms
     "tiny-tuned": dict(template=PLAIN, script=[], license="Do as you like.\n\nBut be kind.\n",
                        generation={"do_sample": True, "temperature": 0.0, "top_k": 20, "top_p": 0.95,
@@ -139,6 +141,14 @@ def write(directory, model):
         (directory / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=1))
     if "generation" in model:
         (directory / "generation_config.json").write_text(json.dumps(model["generation"]))
+    if "pooling" in model:
+        kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+        modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                   for i, (kind, path) in enumerate(kinds.items())]
+        (directory / "modules.json").write_text(json.dumps(modules))
+        (directory / "1_Pooling").mkdir(exist_ok=True)
+        (directory / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{model['pooling']}": True}))
+        (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16}))
     if "license" in model:
         (directory / "LICENSE.txt").write_text(model["license"])
         (directory / "LICENSE.pdf").write_bytes(b"%PDF\0\xff")  # no text: not shown
