@@ -110,9 +110,16 @@ def main():
             ("mistral-names", 1, 4, "", '[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g{"b": 2}'),
             ("llama", 2, 4, "", '<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g"}'),
             ("many", 3, 5, "", f"<seed:think>t</seed:think><|tool_call|>[{call}]<|/tool_call|><|tool_call_start|>[f(a=1)]<|tool_call_end|>"),
-            ("harmony", 4, 5, "", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+            ("coder", 4, 4, "", "ok\n<tool_call>\n<function=f>\n<parameter=s>\n1\n</parameter>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"),
+            ("pairs", 4, 4, "", "<tool_call>f\n<arg_key>s</arg_key>\n<arg_value>1</arg_value>\n</tool_call>\n<function=g></function></tool_call>"),
+            ("fences", 5, 4, "", f"Action: ```json\n[{call}]```\n```tool_code\nprint(f('a', n=[1, {{'b': None}}]))\n```"),
+            ("command", 5, 4, "", '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {}}]<|END_ACTION|>functools[{"name": "g"}]'),
+            ("deepseek", 6, 4, "", "a<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>function<\uff5ctool\u2581sep\uff5c>f\n"
+             "```json\n{}\n```<\uff5ctool\u2581call\u2581end\uff5c><\uff5ctool\u2581calls\u2581end\uff5c>"),
+            ("kimi", 7, 4, "", "<|tool_calls_section_begin|><|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"),
+            ("harmony", 8, 5, "", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
              '<|constrain|>json<|message|>{"a":1}<|call|><|start|>assistant<|channel|>final<|message|>yes<|return|>'),
-            ("harmony-left", 4, 1, "", "assistant says <|message|>x")):
+            ("harmony-left", 8, 1, "", "assistant says <|message|>x")):
         answer = answer if isinstance(answer, bytes) else answer.encode()
         put("text", name, bytes([which, flags, 7, len(stop)]) + stop.encode() + answer)
 

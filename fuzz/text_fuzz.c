@@ -14,11 +14,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MAX_TEXT 4096
 
+#define BAR   "\xef\xbd\x9c"
+#define BLOCK "\xe2\x96\x81"
+#define TOOLS                                                                                                \
+    "[{\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"s\":{\"type\":\"string\"},"   \
+    "\"n\":{\"type\":\"integer\"}}}}},{\"function\":{\"name\":\"g\"}}]"
+
 static const char *const templates[] = {
     "{{ tools }}<think><tool_call>",
     "{{ tools }}[THINK][TOOL_CALLS]",
     "{{ tools }}<|START_THINKING|><|python_tag|>",
     "{{ tools }}<seed:think><|tool_call|><|tool_call_start|><tool_call>[TOOL_CALLS]",
+    "{{ tools }}<think><tool_call><function=<arg_key>",
+    "{{ tools }}<|/tool_call|><|START_ACTION|>Action:```json```tool_code<|tool_call_start|>",
+    "{{ tools }}<" BAR "tool" BLOCK "calls" BLOCK "begin" BAR "><" BAR "tool" BLOCK "call" BLOCK "begin" BAR ">",
+    "{{ tools }}<|tool_calls_section_begin|><|tool_call_begin|><function_call><TOOLCALL>",
     "{{ tools }}", /* the last one has gpt-oss's tokens */
 };
 #define N_MODELS (sizeof templates / sizeof *templates)
@@ -163,7 +173,7 @@ static void parse(const lm_text *t, lm_str text, unsigned flags, uint32_t seed, 
     lm_parser *p = NULL;
     lm_err err = {0};
     lm_buf_init(&f->text, 1 << 20);
-    LM_ASSERT(lm_parser_open(&p, t, flags & 1, flags & 2, flags & 4, &err) == LM_OK);
+    LM_ASSERT(lm_parser_open(&p, t, flags & 1, flags & 2, flags & 4 ? LM_STR(TOOLS) : (lm_str){0}, &err) == LM_OK);
     for (size_t at = 0, n; at < text.len; at += n) {
         seed = seed > 1 ? seed * 1664525u + 1013904223u : seed;
         n = seed == 0 ? text.len : seed == 1 ? 1 : 1 + (seed >> 24) % 24;

@@ -255,8 +255,11 @@ static lm_status open_way_back(lm_runner *r, const lm_request *q, lm_sequence *s
     bool thinking = t->thinks && (q->kind == LM_REQUEST_CHAT ? q->thinking != 0 : q->thinking > 0);
     bool tools = q->kind == LM_REQUEST_CHAT && json_array_size(q->tools) > 0;
     bool open = thinking && ends_in_thinking(prompt);
-    bool parse = thinking || tools || (t->channels && q->kind == LM_REQUEST_CHAT);
-    if (parse) st = lm_parser_open(&s->parser, t, thinking, open, tools, err);
+    bool parse = thinking || tools || ((t->channels || t->wraps) && q->kind == LM_REQUEST_CHAT);
+    char *written = NULL;
+    if (tools) st = dump(q->tools, &written, err);
+    if (st == LM_OK && parse) st = lm_parser_open(&s->parser, t, thinking, open, lm_str_of(written), err);
+    free(written);
     if (st == LM_OK && q->constrained) st = open_constraint(r, q, s, thinking, open, err);
     if (st == LM_OK && thinking && q->think_budget) st = open_budget(r, q, s, err);
     return st;

@@ -18,6 +18,7 @@
 
 #define MAX_JSON_BYTES     (32u << 20)
 #define MAX_TEMPLATE_BYTES (1u << 20)
+#define MAX_PARSER_BYTES   256
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
@@ -66,6 +67,27 @@ static lm_status read_chat(lm_text_files *f, const char *dir, lm_err *err) {
     return lm_buf_status(&f->chat, "the chat template", err);
 }
 
+/* The file `parser`: the name of a family, nothing else. */
+static lm_status read_parser(lm_text_files *f, const char *dir, lm_err *err) {
+    lm_buf text;
+    lm_buf_init(&text, MAX_PARSER_BYTES);
+    char *path = lm_path_join(dir, "parser");
+    lm_status st = lm_file_read(path, MAX_PARSER_BYTES, &text, err);
+    if (st == LM_NOT_FOUND) {
+        st = LM_OK;
+    } else if (st == LM_OK) {
+        lm_str name = lm_str_trim(lm_buf_view(&text));
+        f->parser = lm_str_dup(name);
+        if (!lm_parser_is_family(f->parser))
+            st = lm_fail(err, LM_CORRUPT,
+                         "%s: there is no family \"%.40s\" of tool calls; docs/API.md lists them", path,
+                         f->parser);
+    }
+    free(path);
+    lm_buf_release(&text);
+    return st;
+}
+
 lm_status lm_text_files_read(lm_text_files *f, const char *dir, lm_err *err) {
     *f = (lm_text_files){0};
     lm_buf_init(&f->chat, MAX_TEMPLATE_BYTES);
@@ -74,6 +96,7 @@ lm_status lm_text_files_read(lm_text_files *f, const char *dir, lm_err *err) {
     if (st == LM_OK) st = load_object(dir, "generation_config.json", &f->generation, err);
     if (st == LM_OK) st = load_object(dir, "config.json", &f->model, err);
     if (st == LM_OK) st = read_chat(f, dir, err);
+    if (st == LM_OK) st = read_parser(f, dir, err);
     if (st != LM_OK) lm_text_files_release(f);
     return st;
 }
@@ -84,6 +107,7 @@ void lm_text_files_release(lm_text_files *f) {
     json_decref(f->map);
     json_decref(f->generation);
     json_decref(f->model);
+    free(f->parser);
     *f = (lm_text_files){0};
 }
 
@@ -155,7 +179,8 @@ static bool says(const lm_template *chat, const char *words) {
 }
 
 static bool template_thinks(const lm_template *chat) {
-    return says(chat, "<think>") || says(chat, "</think>") || says(chat, "[THINK]") ||
+    return says(chat, "<|START_THINKING|>") || says(chat, "Here is my thought process:") ||
+           says(chat, "<think>") || says(chat, "</think>") || says(chat, "[THINK]") ||
            says(chat, "reasoning_content") || lm_template_uses(chat, "enable_thinking") ||
            lm_template_uses(chat, "thinking");
 }

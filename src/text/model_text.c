@@ -58,6 +58,8 @@ lm_status lm_text_open(lm_text **out, const char *dir, lm_err *err) {
     t->thinks = can.thinks;
     t->tools = can.tools;
     t->inserts = can.inserts;
+    t->wraps = parser_wraps_answers(lm_text_has_marker, t);
+    if (files.parser) t->parser = lm_strdup(files.parser);
     *out = t;
     t = NULL;
 done:
@@ -72,6 +74,7 @@ void lm_text_close(lm_text *t) {
     lm_template_close(t->chat);
     free(t->bos);
     free(t->eos);
+    free(t->parser);
     free(t->stop_ids);
     free(t);
 }

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
+
 /* A tag counts when the template writes it or the vocabulary has a token for it. */
 static const parser_tag think_tags[] = {
     {"<think>", "</think>"},
@@ -17,13 +19,7 @@ static const parser_tag think_tags[] = {
     {"<|START_THINKING|>", "<|END_THINKING|>"},
     {"<seed:think>", "</seed:think>"},
     {"<thinking>", "</thinking>"},
-};
-static const parser_tag call_tags[] = {
-    {"<tool_call>", "</tool_call>"},              /* Qwen, Hermes, Granite, GLM */
-    {"<|tool_call|>", "<|/tool_call|>"},          /* Phi-4 */
-    {"<|tool_call_start|>", "<|tool_call_end|>"}, /* LFM2 */
-    {"[TOOL_CALLS]", ""},                         /* Mistral */
-    {"<|python_tag|>", ""},                       /* Llama 3 */
+    {"Here is my thought process:", "Here is my response:"}, /* Granite 3.2 */
 };
 
 /* ---- pieces -----------------------------------------------------------------------------------------------
@@ -52,6 +48,11 @@ size_t parser_partial(const char *text, size_t len, const char *word) {
 }
 
 void parser_give(lm_parser *p, lm_part part, const char *text, size_t len) {
+    if (len && p->wrap) { /* no call has followed */
+        const char *wrap = p->wrap;
+        p->wrap = NULL;
+        parser_give(p, LM_PART_CONTENT, wrap, strlen(wrap));
+    }
     if (len) p->sink(p->ctx, part, (lm_str){0}, (lm_str){text, len});
 }
 
@@ -60,11 +61,23 @@ void parser_drop(lm_parser *p, size_t n) {
     p->held.len -= n;
 }
 
-/* True when text begins with word; *more when it is shorter and may still become it. */
-static bool begins(const char *text, size_t len, const char *word, bool *more) {
+bool parser_begins(lm_str text, const char *word, bool *more) {
     size_t n = strlen(word);
-    *more = len < n && !memcmp(text, word, len);
-    return len >= n && !memcmp(text, word, n);
+    *more = text.len < n && !memcmp(text.ptr, word, text.len);
+    return text.len >= n && !memcmp(text.ptr, word, n);
+}
+
+bool parser_cut(lm_str *text, const char *word, lm_str *before) {
+    char *at = text->len ? memmem(text->ptr, text->len, word, strlen(word)) : NULL;
+    if (!at) return false;
+    *before = (lm_str){text->ptr, (size_t)(at - text->ptr)};
+    size_t n = before->len + strlen(word);
+    *text = (lm_str){text->ptr + n, text->len - n};
+    return true;
+}
+
+static lm_str parser_body(const lm_parser *p) {
+    return (lm_str){p->held.ptr + p->skip, p->held.len - p->skip};
 }
 
 /* ---- steps: false when more text is needed ----------------------------------------------------------------
@@ -77,7 +90,7 @@ static bool step_start(lm_parser *p, bool last) {
     bool more = false;
     if (!len && !last) return false;
     if (p->parse_thinking && !p->start_seen && len) {
-        if (begins(text, len, p->think.open, &more)) {
+        if (parser_begins((lm_str){text, len}, p->think.open, &more)) {
             parser_drop(p, blank + strlen(p->think.open));
             p->mode = MODE_THINKING;
             p->fresh = true;
@@ -86,7 +99,7 @@ static bool step_start(lm_parser *p, bool last) {
         if (more && !last) return false;
     }
     p->start_seen = true;
-    p->mode = p->parse_tools && len && text[0] == '{' ? MODE_JSON : MODE_CONTENT;
+    p->mode = p->tools && len && (text[0] == '{' || text[0] == '[') ? MODE_JSON : MODE_CONTENT;
     return true;
 }
 
@@ -109,100 +122,152 @@ static bool step_thinking(lm_parser *p, bool last) {
     return false;
 }
 
-static bool step_settle(lm_parser *p) {
-    parser_drop(p, parser_blanks(p->held.ptr, p->held.len));
-    if (p->held.len && p->bare_call && p->held.ptr[0] == ';') {
-        parser_drop(p, 1);
-        p->bare_call = false;
-        return true;
+/* Behind a call: true when something that belongs to it has been dropped, *more when it may come. */
+static bool drop_tail(lm_parser *p, bool *more) {
+    const parser_form *f = p->form;
+    const char *fence = p->after_json && f && f->body & (BODY_FENCE | BODY_NAMED) ? "```" : "";
+    const char *tails[] = {fence, p->after_json && f ? f->close : "", p->semicolon ? ";" : "",
+                           p->tail ? f->tail : ""};
+    lm_str text = lm_buf_view(&p->held);
+    *more = false;
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        bool may = false;
+        if (tails[i][0] && parser_begins(text, tails[i], &may)) {
+            parser_drop(p, strlen(tails[i]));
+            if (i == 1) p->after_json = false;
+            if (i == 2) p->semicolon = false;
+            if (i == 3) p->tail = false;
+            return true;
+        }
+        *more = *more || may;
     }
+    return false;
+}
+
+static bool step_settle(lm_parser *p, bool last) {
+    bool more = false;
+    parser_drop(p, parser_blanks(p->held.ptr, p->held.len));
     if (!p->held.len) return false;
-    p->bare_call = false;
-    p->mode = p->start_seen ? MODE_CONTENT : MODE_START;
-    if (p->mode == MODE_START) p->start_seen = true; /* one thinking block only */
+    if (drop_tail(p, &more)) return true;
+    if (more && !last) return false;
+    bool another = p->after_json && p->held.ptr[0] == '{';
+    p->after_json = p->semicolon = p->tail = false;
+    p->form = NULL;
+    p->mode = another ? MODE_JSON : p->start_seen ? MODE_CONTENT : MODE_START;
+    p->start_seen = true; /* one thinking block only */
     return true;
 }
 
-/* MODE_START has seen "{": either a whole call comes of it, or it is text after all. */
+static void settle_after_call(lm_parser *p, bool json) {
+    p->start_seen = true;
+    p->after_json = p->semicolon = json;
+    p->tail = p->form && p->form->tail;
+    p->wrap = NULL;
+    p->mode = MODE_SETTLE;
+}
+
+/* MODE_START has seen a bracket: either a whole call comes of it, or it is text after all. */
 static bool step_json(lm_parser *p, bool last) {
     size_t blank = parser_blanks(p->held.ptr, p->held.len);
     lm_str text = {p->held.ptr + blank, p->held.len - blank};
     int64_t n = text.len > PARSER_MAX_CALL ? -1 : parser_json_call(text);
     if (n == 0 && !last) return false;
-    if (n > 0 && parser_give_calls(p, (lm_str){text.ptr, (size_t)n})) {
+    if (n > 0 && parser_give_calls(p, NULL, (lm_str){text.ptr, (size_t)n})) {
         parser_drop(p, blank + (size_t)n);
-        p->start_seen = false;
-        p->parse_thinking = false;
-        p->bare_call = true;
-        p->mode = MODE_SETTLE;
+        settle_after_call(p, true);
         return true;
     }
     p->mode = MODE_CONTENT;
     return true;
 }
 
-static bool step_content(lm_parser *p, bool last) {
-    char *first = NULL;
-    size_t keep = 0;
-    for (uint32_t i = 0; i < p->n_tags; i++) {
-        const char *open = p->tags[i].open;
-        char *at = memmem(p->held.ptr, p->held.len, open, strlen(open));
-        if (at && (!first || at < first)) {
-            first = at;
-            p->call = &p->tags[i];
-        }
-        size_t partial = parser_partial(p->held.ptr, p->held.len, open);
-        if (partial > keep) keep = partial;
+/* One of the tags around text or calls is at the front of held. */
+static void take_out(lm_parser *p, const parser_form *f, bool closes) {
+    const char *tag = closes ? f->close : f->open;
+    if (f->body & BODY_WRAPS && closes && !p->in_wrap) {
+        parser_give(p, LM_PART_CONTENT, tag, strlen(tag));
+    } else if (f->body & BODY_WRAPS) {
+        p->wrap = closes ? NULL : tag;
+        p->in_wrap = false;
     }
-    if (first) {
-        size_t n = (size_t)(first - p->held.ptr);
-        parser_give(p, LM_PART_CONTENT, p->held.ptr, parser_trimmed(p->held.ptr, n));
-        parser_drop(p, n + strlen(p->call->open));
+    parser_drop(p, strlen(tag));
+    if (f->body & BODY_WRAPS) {
+        p->mode = MODE_SETTLE;
+        p->start_seen = true;
+    }
+}
+
+typedef struct hit {
+    char *at; /* NULL: none */
+    const parser_form *form;
+    bool closes;
+} hit;
+
+static void look_for(const lm_parser *p, const parser_form *f, bool closes, hit *first, size_t *keep) {
+    const char *tag = closes ? f->close : f->open;
+    char *at = memmem(p->held.ptr, p->held.len, tag, strlen(tag));
+    if (at && (!first->at || at < first->at)) *first = (hit){at, f, closes};
+    size_t partial = parser_partial(p->held.ptr, p->held.len, tag);
+    if (partial > *keep) *keep = partial;
+}
+
+static bool step_content(lm_parser *p, bool last) {
+    hit first = {0};
+    size_t keep = 0;
+    for (uint32_t i = 0; i < p->n_forms; i++) {
+        look_for(p, p->forms[i], false, &first, &keep);
+        if (p->forms[i]->body & (BODY_WRAPS | BODY_DROPS)) look_for(p, p->forms[i], true, &first, &keep);
+    }
+    if (first.at) {
+        size_t n = (size_t)(first.at - p->held.ptr);
+        bool drops = first.form->body & BODY_DROPS;
+        size_t shown = drops ? n : parser_trimmed(p->held.ptr, n);
+        parser_give(p, LM_PART_CONTENT, p->held.ptr, shown);
+        parser_drop(p, shown);
+        if (first.form->body & (BODY_WRAPS | BODY_DROPS)) {
+            parser_drop(p, n - shown);
+            take_out(p, first.form, first.closes);
+            return true;
+        }
+        p->form = first.form;
+        p->skip = n - shown + strlen(p->form->open) - p->form->keep;
         p->mode = MODE_CALL;
         return true;
     }
     size_t n = p->held.len - (last ? 0 : keep);
-    if (!last && p->n_tags) n = parser_trimmed(p->held.ptr, n);
+    if (!last && p->n_forms) n = parser_trimmed(p->held.ptr, n);
     parser_give(p, LM_PART_CONTENT, p->held.ptr, n);
     parser_drop(p, n);
     return false;
 }
 
-/* The end of the call's body, NULL when it is not there yet. A tag inside a JSON string is not the end. */
-static char *end_of_call(const lm_parser *p) {
-    const char *close = p->call->close;
-    size_t n = strlen(close);
-    char *from = p->held.ptr, *stop = p->held.ptr + p->held.len, *at;
-    size_t blank = parser_blanks(p->held.ptr, p->held.len);
-    bool json = p->held.len > blank && strchr("{[", p->held.ptr[blank]);
-    for (; n && (at = memmem(from, (size_t)(stop - from), close, n)); from = at + n)
-        if (!json || !parser_in_string(p->held.ptr, (size_t)(at - p->held.ptr))) return at;
-    return NULL;
-}
-
-/* What was taken for a call is none: show it as it came. */
+/* What was taken for a call is none: its first n bytes are shown as they came, and calls looked for behind
+ * them. */
 static void show_call(lm_parser *p, size_t n) {
-    parser_give(p, LM_PART_CONTENT, p->call->open, strlen(p->call->open));
     parser_give(p, LM_PART_CONTENT, p->held.ptr, n);
     parser_drop(p, n);
+    p->form = NULL;
     p->mode = MODE_CONTENT;
 }
 
 static bool step_call(lm_parser *p, bool last) {
-    char *end = end_of_call(p);
-    if (!end && !last) {
-        if (p->held.len <= PARSER_MAX_CALL) return false;
-        show_call(p, p->held.len);
+    lm_str body = parser_body(p);
+    int64_t length = body.len > PARSER_MAX_CALL ? -1 : parser_call_length(p, body, last);
+    if (length == 0) return false;
+    if (length < 0) {
+        show_call(p, p->skip + p->form->keep);
         return true;
     }
-    size_t n = end ? (size_t)(end - p->held.ptr) : p->held.len;
-    size_t whole = end ? n + strlen(p->call->close) : n;
-    if (parser_give_calls(p, (lm_str){p->held.ptr, n})) {
-        parser_drop(p, whole);
-        p->mode = MODE_SETTLE;
+    size_t n = (size_t)length;
+    bool json = p->form->body & (BODY_JSON | BODY_NAMED) && n && strchr("]}", body.ptr[n - 1]);
+    bool more, closed = parser_begins((lm_str){body.ptr + n, body.len - n}, p->form->close, &more);
+    if (!parser_give_calls(p, p->form, (lm_str){body.ptr, n})) {
+        show_call(p, p->skip + n);
         return true;
     }
-    show_call(p, whole);
+    p->in_wrap = true;
+    parser_drop(p, p->skip + n + (closed && !json ? strlen(p->form->close) : 0));
+    settle_after_call(p, json);
     return true;
 }
 
@@ -212,7 +277,7 @@ static void run(lm_parser *p, bool last) {
         switch (p->mode) {
         case MODE_START: more = step_start(p, last); break;
         case MODE_THINKING: more = step_thinking(p, last); break;
-        case MODE_SETTLE: more = step_settle(p); break;
+        case MODE_SETTLE: more = step_settle(p, last); break;
         case MODE_JSON: more = step_json(p, last); break;
         case MODE_CONTENT: more = step_content(p, last); break;
         case MODE_CALL: more = step_call(p, last); break;
@@ -230,13 +295,23 @@ static bool knows(const lm_text *t, const char *tag) {
 }
 
 lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking, bool thinking_open,
-                         bool parse_tools, lm_err *err) {
+                         lm_str tools, lm_err *err) {
+    json_t *known = NULL;
+    lm_status st = tools.len ? lm_json_parse(tools, &known, err) : LM_OK;
+    if (st != LM_OK) return lm_fail_in(err, st, "tools");
     lm_parser *p = lm_try_alloc(1, sizeof *p);
-    if (!p) return lm_fail(err, LM_NO_MEMORY, "no memory for a parser");
+    if (!p) {
+        json_decref(known);
+        return lm_fail(err, LM_NO_MEMORY, "no memory for a parser");
+    }
+    if (t->parser && !strcmp(t->parser, "none")) {
+        json_decref(known);
+        known = NULL;
+    }
     lm_buf_init(&p->held, 4 * PARSER_MAX_CALL);
     lm_buf_init(&p->made, 4 * PARSER_MAX_CALL);
     p->parse_thinking = parse_thinking || thinking_open;
-    p->parse_tools = parse_tools;
+    p->tools = known;
     p->harmony = t->channels;
     p->think = think_tags[0];
     for (size_t i = 0; i < sizeof think_tags / sizeof *think_tags; i++) {
@@ -244,9 +319,7 @@ lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking,
         p->think = think_tags[i];
         break;
     }
-    for (size_t i = 0; parse_tools && i < sizeof call_tags / sizeof *call_tags; i++)
-        if (knows(t, call_tags[i].open)) p->tags[p->n_tags++] = call_tags[i];
-    if (parse_tools && !p->n_tags) p->tags[p->n_tags++] = call_tags[0]; /* what most models have learnt */
+    parser_choose_forms(p, t);
     p->mode = p->harmony ? MODE_CHANNEL : thinking_open ? MODE_THINKING : MODE_START;
     p->fresh = thinking_open;
     *out = p;
@@ -257,6 +330,7 @@ void lm_parser_close(lm_parser *p) {
     if (!p) return;
     lm_buf_release(&p->held);
     lm_buf_release(&p->made);
+    json_decref(p->tools);
     free(p);
 }
 
@@ -278,7 +352,27 @@ void lm_parser_finish(lm_parser *p, lm_parser_sink *sink, void *ctx) {
     p->sink = sink;
     p->ctx = ctx;
     run(p, true);
+    if (p->wrap) {
+        const char *wrap = p->wrap;
+        p->wrap = NULL;
+        parser_give(p, LM_PART_CONTENT, wrap, strlen(wrap));
+    }
     lm_buf_clear(&p->held);
+}
+
+bool lm_parser_in_call(const lm_parser *p, lm_str *opening, lm_str *body) {
+    *opening = (lm_str){0};
+    *body = lm_buf_view(&p->held);
+    if (p->mode == MODE_CALL) {
+        *opening = lm_str_of(p->form->open);
+        opening->len -= p->form->keep;
+        *body = parser_body(p);
+    } else if (p->mode == MODE_MESSAGE && p->part == LM_PART_TOOL_CALL) {
+        *opening = lm_str_of(p->recipient);
+    } else {
+        return p->mode == MODE_JSON;
+    }
+    return true;
 }
 
 bool lm_parser_in_thinking(const lm_parser *p) {

@@ -38,7 +38,7 @@ static void read_header(lm_parser *p, lm_str header) {
     p->recipient[0] = '\0';
     p->part = LM_PART_CONTENT;
     if (to.len) read_recipient(p, to);
-    if (p->recipient[0] && p->parse_tools)
+    if (p->recipient[0] && p->tools)
         p->part = LM_PART_TOOL_CALL;
     else if (lm_str_starts(channel, LM_STR("analysis")))
         p->part = LM_PART_THINKING;

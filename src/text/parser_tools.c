@@ -1,20 +1,25 @@
-/* The body of a tool call, in the forms that models write:
+/* The body of a tool call, in JSON or as a name with JSON behind it:
  *
- *     {"name": "f", "arguments": {...}}        Qwen, Hermes; "parameters" for Llama; a list of them for
- * Mistral, Phi f[ARGS]{...}                             newer Mistral, several joined by [TOOL_CALLS]
- *     <function=f><parameter=x>1</parameter></function>                           Qwen3-Coder
- *     f<arg_key>x</arg_key><arg_value>1</arg_value>                                GLM
+ *     {"name": "f", "arguments": {...}}                   Qwen, Hermes, Granite, Phi; a list of them for
+ * Mistral
+ *     {"name": "f", "parameters": {...}}                  Llama
+ *     {"type": "function", "function": {...}}             Phi-4
+ *     {"tool_call_id": "0", "tool_name": "f", "parameters": {...}}            Command
+ *     f[ARGS]{...}, f[CALL_ID]id[ARGS]{...}               newer Mistral
+ *     f<|tool_sep|>{...}                                  DeepSeek V3.1
+ *     function<|tool_sep|>f\n```json\n{...}\n```          DeepSeek V3, R1
+ *     functions.f:0<|tool_call_argument_begin|>{...}      Kimi
  */
 #include <string.h>
 
 #include "base/json.h"
 #include "text/parser.h"
 
-/* ---- JSON -------------------------------------------------------------------------------------------------
+/* ---- where it ends ----------------------------------------------------------------------------------------
  */
 
-/* Follows a JSON text; *length is set when the value that begins it is complete. */
-static bool scan_json(const char *text, size_t len, size_t *length) {
+/* Length of the JSON value that text begins with; 0: it goes on. */
+static size_t json_length(const char *text, size_t len) {
     int depth = 0;
     bool string = false;
     for (size_t i = 0; i < len; i++) {
@@ -30,15 +35,13 @@ static bool scan_json(const char *text, size_t len, size_t *length) {
             string = true;
         else if (c == '{' || c == '[')
             depth++;
-        else if ((c == '}' || c == ']') && --depth <= 0) {
-            *length = i + 1;
-            return string;
-        }
+        else if ((c == '}' || c == ']') && --depth <= 0)
+            return i + 1;
     }
-    return string;
+    return 0;
 }
 
-bool parser_in_string(const char *text, size_t len) {
+static bool in_string(const char *text, size_t len) {
     bool string = false;
     for (size_t i = 0; i < len; i++) {
         if (text[i] == '\\' && string)
@@ -49,205 +52,208 @@ bool parser_in_string(const char *text, size_t len) {
     return string;
 }
 
-/* Only an object that begins with one of these keys is waited for: other JSON is an answer and is shown at
- * once. */
+static const char *find(lm_str in, size_t from, const char *word) {
+    if (from >= in.len || !*word) return NULL;
+    return memmem(in.ptr + from, in.len - from, word, strlen(word));
+}
+
+/* JSON from `from` on: up to its end, or to a closing tag that is not within a string. */
+static int64_t length_of_json(lm_str text, size_t from, const char *close) {
+    size_t n = json_length(text.ptr + from, text.len - from);
+    const char *at = find(text, from, close);
+    while (at && in_string(text.ptr + from, (size_t)(at - text.ptr) - from))
+        at = find(text, (size_t)(at - text.ptr) + 1, close);
+    if (at && (!n || (size_t)(at - text.ptr) < from + n)) return at - text.ptr;
+    return n ? (int64_t)(from + n) : 0;
+}
+
+static int64_t length_of_named(lm_str text, const parser_form *f) {
+    lm_str head = {text.ptr, text.len < PARSER_MAX_NAME ? text.len : PARSER_MAX_NAME};
+    const char *brace = memchr(head.ptr, '{', head.len);
+    lm_str name = {head.ptr, brace ? (size_t)(brace - head.ptr) : head.len};
+    if (find(name, 0, f->close)) return -1;
+    if (!brace) return head.len < PARSER_MAX_NAME ? 0 : -1;
+    return find(name, 0, f->separator) ? length_of_json(text, name.len, f->close) : -1;
+}
+
+static int64_t length_by_tag(lm_str text, const parser_form *f, bool last) {
+    const char *at = find(text, 0, f->close);
+    if (at) return at - text.ptr;
+    return last ? (int64_t)text.len : 0;
+}
+
+int64_t parser_call_length(const lm_parser *p, lm_str text, bool last) {
+    const parser_form *f = p->form;
+    size_t at = parser_blanks(text.ptr, text.len);
+    bool more = false;
+    int64_t n = -1;
+    if (f->body & BODY_FENCE && parser_begins((lm_str){text.ptr + at, text.len - at}, "```json", &more)) {
+        at += sizeof "```json" - 1;
+        at += parser_blanks(text.ptr + at, text.len - at);
+    }
+    if (at == text.len || more) {
+        n = last ? -1 : 0;
+    } else if (f->body & BODY_JSON && !(f->body & BODY_PYTHON) && strchr("{[", text.ptr[at])) {
+        n = length_of_json(text, at, f->close);
+    } else if (f->body & BODY_NAMED) {
+        n = length_of_named(text, f);
+    } else if (f->body & (BODY_XML | BODY_PAIRS | BODY_PYTHON)) {
+        n = length_by_tag(text, f, last);
+    }
+    return n == 0 && last ? (int64_t)text.len : n;
+}
+
+/* Only what begins with one of these keys is waited for: other JSON is an answer and is shown at once. */
 int64_t parser_json_call(lm_str text) {
-    static const char *const keys[] = {"\"name\"", "\"type\"", "\"function\""};
-    size_t at = 1 + parser_blanks(text.ptr + 1, text.len - 1), n = text.len - at;
+    static const char *const keys[] = {"\"name\"", "\"type\"", "\"function\"", "\"tool_name\""};
+    size_t at = 1 + parser_blanks(text.ptr + 1, text.len - 1);
+    if (text.ptr[0] == '[' && at < text.len) {
+        if (text.ptr[at] != '{') return -1;
+        at++;
+        at += parser_blanks(text.ptr + at, text.len - at);
+    }
     bool possible = false;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        size_t k = strlen(keys[i]);
+        size_t k = strlen(keys[i]), n = text.len - at;
         if (!memcmp(text.ptr + at, keys[i], k < n ? k : n)) possible = true;
     }
-    if (!possible) return -1;
-    size_t length = 0;
-    scan_json(text.ptr, text.len, &length);
-    return (int64_t)length;
+    return possible ? (int64_t)json_length(text.ptr, text.len) : -1;
 }
+
+/* ---- tools ------------------------------------------------------------------------------------------------
+ */
+
+const json_t *parser_tool(const lm_parser *p, lm_str name) {
+    static const char *const prefixes[] = {"functions.", "default_api.", "tools."};
+    for (size_t i = 0; i < json_array_size(p->tools); i++) {
+        const json_t *tool = json_array_get(p->tools, i), *function = json_object_get(tool, "function");
+        if (!function) function = tool;
+        const json_t *is = json_object_get(function, "name");
+        if (json_is_string(is) && lm_str_eq(name, (lm_str){json_string_value(is), json_string_length(is)}))
+            return function;
+    }
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        lm_str prefix = lm_str_of(prefixes[i]);
+        if (lm_str_starts(name, prefix))
+            return parser_tool(p, (lm_str){name.ptr + prefix.len, name.len - prefix.len});
+    }
+    return NULL;
+}
+
+bool parser_add_call(const lm_parser *p, json_t *list, lm_str name, json_t *arguments) {
+    const json_t *tool = parser_tool(p, lm_str_trim(name));
+    json_t *call =
+        tool ? json_pack("{s:O,s:O}", "name", json_object_get(tool, "name"), "arguments", arguments) : NULL;
+    json_decref(arguments);
+    return call && json_array_append_new(list, call) == 0;
+}
+
+/* Adds the call NAME with its arguments as text. */
+static bool add_written(const lm_parser *p, json_t *list, lm_str name, lm_str arguments) {
+    json_t *parsed = NULL;
+    lm_err ignored;
+    arguments = lm_str_trim(arguments);
+    if (!arguments.len) return parser_add_call(p, list, name, json_object());
+    if (lm_json_parse(arguments, &parsed, &ignored) != LM_OK) return false;
+    if (json_is_object(parsed)) return parser_add_call(p, list, name, parsed);
+    json_decref(parsed);
+    return false;
+}
+
+/* All of list, or nothing. */
+static bool give_list(lm_parser *p, const json_t *list) {
+    size_t n = json_array_size(list);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *call = json_array_get(list, i), *name = json_object_get(call, "name");
+        lm_buf_clear(&p->made);
+        lm_json_write_value(&p->made, json_object_get(call, "arguments"));
+        if (p->made.failed) return i > 0;
+        p->wrap = NULL;
+        p->sink(p->ctx, LM_PART_TOOL_CALL, (lm_str){json_string_value(name), json_string_length(name)},
+                lm_buf_view(&p->made));
+    }
+    return n > 0;
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------------------
+ */
 
 static const json_t *first_member(const json_t *object, const char *a, const char *b) {
     const json_t *v = json_object_get(object, a);
     return v ? v : json_object_get(object, b);
 }
 
-bool parser_give_call(lm_parser *p, lm_str name, lm_str arguments) {
-    json_t *parsed = NULL;
-    lm_err ignored;
-    arguments = lm_str_trim(arguments);
-    if (!name.len) return false;
-    if (!arguments.len) arguments = LM_STR("{}");
-    if (lm_json_parse(arguments, &parsed, &ignored) != LM_OK) return false;
-    bool ok = json_is_object(parsed);
-    lm_buf_clear(&p->made);
-    if (ok) lm_json_write_value(&p->made, parsed);
-    if (ok && !p->made.failed) p->sink(p->ctx, LM_PART_TOOL_CALL, name, lm_buf_view(&p->made));
-    json_decref(parsed);
-    return ok && !p->made.failed;
-}
-
-/* Finds name and arguments of one call; false when it is none. *arguments may be NULL: none given. */
-static bool read_call(const json_t *call, const json_t **name, const json_t **arguments) {
+static bool add_json_call(const lm_parser *p, json_t *list, const json_t *call) {
     const json_t *function = json_object_get(call, "function");
     if (json_is_object(function)) call = function;
-    *name = json_is_string(function) ? function : json_object_get(call, "name");
-    *arguments = first_member(call, "arguments", "parameters");
-    if (!json_is_string(*name) || !json_string_length(*name)) return false;
-    return !*arguments || json_is_null(*arguments) || json_is_object(*arguments) ||
-           json_is_string(*arguments);
-}
-
-static bool give_json_call(lm_parser *p, const json_t *call) {
-    const json_t *name, *arguments;
-    if (!read_call(call, &name, &arguments)) return false;
+    const json_t *name = json_is_string(function) ? function : first_member(call, "name", "tool_name");
+    const json_t *arguments = first_member(call, "arguments", "parameters");
+    if (!json_is_string(name)) return false;
     lm_str f = {json_string_value(name), json_string_length(name)};
     if (json_is_string(arguments))
-        return parser_give_call(p, f, (lm_str){json_string_value(arguments), json_string_length(arguments)});
-    lm_buf_clear(&p->made);
-    if (json_is_object(arguments))
-        lm_json_write_value(&p->made, arguments);
-    else
-        lm_buf_text(&p->made, "{}");
-    if (p->made.failed) return false;
-    p->sink(p->ctx, LM_PART_TOOL_CALL, f, lm_buf_view(&p->made));
-    return true;
+        return add_written(p, list, f, (lm_str){json_string_value(arguments), json_string_length(arguments)});
+    if (!arguments || json_is_null(arguments)) return parser_add_call(p, list, f, json_object());
+    return json_is_object(arguments) && parser_add_call(p, list, f, json_deep_copy(arguments));
 }
 
 /* All or none of a list: a list with something else in it is an answer. */
-static bool give_json_value(lm_parser *p, const json_t *v) {
-    const json_t *name, *arguments;
-    if (json_is_object(v)) return give_json_call(p, v);
-    size_t n = json_array_size(v);
-    for (size_t i = 0; i < n; i++)
-        if (!read_call(json_array_get(v, i), &name, &arguments)) return false;
-    bool any = false;
-    for (size_t i = 0; i < n; i++) any = give_json_call(p, json_array_get(v, i)) || any;
-    return any;
-}
-
-/* One JSON value after the other, blanks, commas and semicolons between them. */
-static bool give_json(lm_parser *p, lm_str body) {
-    bool any = false;
-    while (body.len) {
-        size_t n = 0;
-        json_t *v = NULL;
-        lm_err ignored;
-        scan_json(body.ptr, body.len, &n);
-        if (!n || lm_json_parse((lm_str){body.ptr, n}, &v, &ignored) != LM_OK) return any;
-        bool given = give_json_value(p, v);
-        json_decref(v);
-        if (!given) return any;
-        any = true;
-        while (n < body.len && strchr(" \n\r\t,;", body.ptr[n])) n++;
-        body = (lm_str){body.ptr + n, body.len - n};
-    }
-    return any;
-}
-
-/* ---- other forms ------------------------------------------------------------------------------------------
- */
-
-/* Cuts text at the first word: *before gets what stands before it, text what follows. */
-static bool cut(lm_str *text, const char *word, lm_str *before) {
-    char *at = text->len ? memmem(text->ptr, text->len, word, strlen(word)) : NULL;
-    if (!at) return false;
-    *before = (lm_str){text->ptr, (size_t)(at - text->ptr)};
-    size_t n = before->len + strlen(word);
-    *text = (lm_str){text->ptr + n, text->len - n};
-    return true;
-}
-
-/* A value written without quotes: JSON when it is JSON and not a string, else the text itself. */
-static json_t *loose_value(lm_str text) {
+static bool read_json(const lm_parser *p, lm_str body, json_t *list) {
     json_t *v = NULL;
     lm_err ignored;
-    if (lm_json_parse(text, &v, &ignored) == LM_OK) {
-        if (!json_is_string(v)) return v;
-        json_decref(v);
-    }
-    return json_stringn(text.ptr, text.len);
+    if (lm_json_parse(body, &v, &ignored) != LM_OK) return false;
+    bool ok = json_is_object(v) ? add_json_call(p, list, v) : json_array_size(v) > 0;
+    for (size_t i = 0; ok && i < json_array_size(v); i++) ok = add_json_call(p, list, json_array_get(v, i));
+    json_decref(v);
+    return ok;
 }
 
-static bool give_object(lm_parser *p, lm_str name, json_t *arguments) {
+/* ---- a name, then JSON ------------------------------------------------------------------------------------
+ */
+
+/* What stands between the last separator and the arguments is the name, or else what stands before. */
+static bool read_named(const lm_parser *p, const parser_form *f, lm_str body, json_t *list) {
+    const char *brace = memchr(body.ptr, '{', body.len);
+    if (!brace) return false;
+    lm_str name, id, rest = {body.ptr, (size_t)(brace - body.ptr)};
+    lm_str arguments = {brace, body.len - rest.len};
+    if (!parser_cut(&rest, f->separator, &name)) return false;
+    rest = lm_str_trim(rest);
+    if (lm_str_ends(rest, LM_STR("```json"))) rest = lm_str_trim((lm_str){rest.ptr, rest.len - 7});
+    if (rest.len) name = rest;
+    if (parser_cut(&name, "[CALL_ID]", &id)) name = id;
     name = lm_str_trim(name);
-    lm_buf_clear(&p->made);
-    lm_json_write_value(&p->made, arguments);
-    json_decref(arguments);
-    if (!name.len || p->made.failed) return false;
-    p->sink(p->ctx, LM_PART_TOOL_CALL, name, lm_buf_view(&p->made));
-    return true;
+    size_t n = name.len; /* Kimi counts its calls: f:0 */
+    while (n && strchr("0123456789", name.ptr[n - 1])) n--;
+    if (n && n < name.len && name.ptr[n - 1] == ':') name.len = n - 1;
+    return add_written(p, list, name, arguments);
 }
 
-static void set_argument(json_t *arguments, lm_str key, lm_str value) {
-    json_t *v = loose_value(value);
-    if (v) json_object_setn_new(arguments, key.ptr, key.len, v);
-}
+/* ---- all together -----------------------------------------------------------------------------------------
+ */
 
-/* One line end at either side belongs to the form, not to the value. */
-static lm_str without_line_ends(lm_str s) {
-    if (s.len && s.ptr[0] == '\n') s = (lm_str){s.ptr + 1, s.len - 1};
-    if (s.len && s.ptr[s.len - 1] == '\n') s.len--;
-    return s;
-}
-
-static bool give_xml(lm_parser *p, lm_str body) {
-    bool any = false;
-    lm_str skipped, name, function, key, value;
-    while (cut(&body, "<function=", &skipped)) {
-        if (!cut(&body, ">", &name)) return any;
-        if (!cut(&body, "</function>", &function)) {
-            function = body;
-            body = (lm_str){0};
-        }
-        json_t *arguments = json_object();
-        while (cut(&function, "<parameter=", &skipped) && cut(&function, ">", &key) &&
-               cut(&function, "</parameter>", &value))
-            set_argument(arguments, lm_str_trim(key), without_line_ends(value));
-        any = give_object(p, name, arguments) || any;
-    }
-    return any;
-}
-
-static bool give_pairs(lm_parser *p, lm_str body) {
-    lm_str name, key, value, between;
-    lm_str rest = body;
-    if (!cut(&rest, "<arg_key>", &name)) {
-        name = lm_str_trim(body);
-        /* A bare word is a call without arguments; anything else is not a call. */
-        for (size_t i = 0; i < name.len; i++)
-            if (strchr(" \n{}[]<>\"", name.ptr[i])) return false;
-        return name.len && name.len < 128 && give_object(p, name, json_object());
-    }
-    json_t *arguments = json_object();
-    do {
-        if (!cut(&rest, "</arg_key>", &key) || !cut(&rest, "<arg_value>", &between) ||
-            !cut(&rest, "</arg_value>", &value))
-            break;
-        set_argument(arguments, lm_str_trim(key), without_line_ends(value));
-    } while (cut(&rest, "<arg_key>", &between));
-    return give_object(p, name, arguments);
-}
-
-static bool give_args_form(lm_parser *p, lm_str body) {
-    bool any = false;
-    while (body.len) {
-        lm_str one, name;
-        if (!cut(&body, "[TOOL_CALLS]", &one)) {
-            one = body;
-            body = (lm_str){0};
-        }
-        if (!cut(&one, "[ARGS]", &name)) continue;
-        lm_str id;
-        if (cut(&name, "[CALL_ID]", &id)) name = id;
-        any = parser_give_call(p, lm_str_trim(name), one) || any;
-    }
-    return any;
-}
-
-bool parser_give_calls(lm_parser *p, lm_str body) {
-    body = lm_str_trim(body);
+static bool read_body(const lm_parser *p, const parser_form *f, lm_str body, json_t *list) {
+    uint32_t kinds = f ? f->body : BODY_JSON;
+    if (kinds & BODY_FENCE && lm_str_starts(body, LM_STR("```json")))
+        body = lm_str_trim((lm_str){body.ptr + 7, body.len - 7});
     if (!body.len) return false;
-    if (body.ptr[0] == '{' || body.ptr[0] == '[') return give_json(p, body);
-    if (memmem(body.ptr, body.len, "[ARGS]", 6)) return give_args_form(p, body);
-    if (memmem(body.ptr, body.len, "<function=", 10)) return give_xml(p, body);
-    return p->call && p->call->close[0] && give_pairs(p, body);
+    if (kinds & BODY_JSON && strchr("{[", body.ptr[0]) && read_json(p, body, list)) return true;
+    if (json_array_size(list)) return false; /* some of it was calls, and some not */
+    if (kinds & BODY_NAMED) return read_named(p, f, body, list);
+    if (kinds & BODY_PYTHON) return parser_read_python(p, body, list);
+    if (kinds & BODY_XML && find(body, 0, "<function=")) return parser_read_xml(p, body, list);
+    return kinds & BODY_PAIRS && parser_read_pairs(p, body, list);
+}
+
+bool parser_give_calls(lm_parser *p, const parser_form *f, lm_str body) {
+    json_t *list = json_array();
+    bool given = read_body(p, f, lm_str_trim(body), list) && give_list(p, list);
+    json_decref(list);
+    return given;
+}
+
+bool parser_give_call(lm_parser *p, lm_str name, lm_str arguments) {
+    json_t *list = json_array();
+    bool given = add_written(p, list, name, arguments) && give_list(p, list);
+    json_decref(list);
+    return given;
 }

@@ -24,6 +24,8 @@ bool lm_text_template_says(const lm_text *t, const char *words);
 typedef bool lm_text_has(const void *ctx, const char *token);
 lm_text_has lm_text_has_marker; /* ctx: an lm_text */
 bool lm_text_can_insert(lm_text_has *has, const void *ctx);
+bool parser_wraps_answers(lm_text_has *has, const void *ctx); /* lm_text.wraps */
+bool lm_parser_is_family(const char *name);                   /* for the file `parser` */
 
 typedef struct lm_text_abilities {
     bool tools, thinks, inserts, channels; /* as in lm_text */
@@ -37,6 +39,7 @@ typedef struct lm_text_files {
     lm_buf chat;                               /* source of the chat template */
     const char *chat_file;                     /* where it came from */
     bool has_chat;
+    char *parser; /* the family in the file `parser`, NULL: absent */
 } lm_text_files;
 lm_status lm_text_files_read(lm_text_files *f, const char *dir, lm_err *err) LM_CHECKED; /* LM_CORRUPT */
 void lm_text_files_release(lm_text_files *f); /* a zeroed one is allowed */

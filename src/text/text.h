@@ -81,7 +81,8 @@ lm_status lm_text_facts_read(lm_text_facts *out, const char *dir, lm_err *err) L
 void lm_text_facts_release(lm_text_facts *f); /* a zeroed one is allowed */
 
 /* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json,
- * chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos). */
+ * chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos), and `parser`:
+ * the name of a family whose form the tool calls have, in place of what the template shows. */
 typedef struct lm_text {
     lm_tokenizer *tokenizer;
     lm_template *chat; /* NULL: none shipped; prompts then are plain text */
@@ -94,6 +95,8 @@ typedef struct lm_text {
     bool tools;    /* the template renders tools */
     bool inserts;  /* the vocabulary has fill-in-the-middle tokens */
     bool channels; /* gpt-oss's form: every answer has to go through a parser, whatever is asked for */
+    bool wraps;    /* so does this model's, whose answers stand between tags of their own */
+    char *parser;  /* the family whose calls it writes, from the file `parser`; NULL: as the template has it */
 } lm_text;
 lm_status lm_text_open(lm_text **out, const char *dir, lm_err *err) LM_CHECKED;
 void lm_text_close(lm_text *t);
@@ -133,14 +136,18 @@ typedef enum lm_part { LM_PART_CONTENT, LM_PART_THINKING, LM_PART_TOOL_CALL } lm
 /* One finding: for a tool call name is the function and text its arguments, a JSON object. Views valid in the
  * call only. */
 typedef void lm_parser_sink(void *ctx, lm_part part, lm_str name, lm_str text);
-/* The formats are chosen from the model's own template and vocabulary. thinking_open: the prompt itself ended
- * inside a thinking block. parse_tools: tools were given with the request. */
+/* The forms are chosen from the model's own template and vocabulary, or by lm_text.parser. thinking_open: the
+ * prompt itself ended inside a thinking block. tools: the request's, a JSON array; empty: calls are not looked
+ * for. A call of another tool, or one whose JSON is broken, is content. LM_INVALID: tools is not JSON. */
 lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking, bool thinking_open,
-                         bool parse_tools, lm_err *err) LM_CHECKED;
+                         lm_str tools, lm_err *err) LM_CHECKED;
 void lm_parser_close(lm_parser *p);
 void lm_parser_push(lm_parser *p, lm_str text, lm_parser_sink *sink, void *ctx);
 void lm_parser_finish(lm_parser *p, lm_parser_sink *sink, void *ctx);
 bool lm_parser_in_thinking(const lm_parser *p);
+/* Whether a call has begun and is not over: opening is the tag before it (empty: none; gpt-oss: the recipient),
+ * body what has come behind that. Views valid until the next push. */
+bool lm_parser_in_call(const lm_parser *p, lm_str *opening, lm_str *body);
 
 /* ---- grammar
  * ----------------------------------------------------------------------------------------------- */

@@ -707,14 +707,14 @@ struct lm_parser {
 };
 
 lm_status lm_parser_open(lm_parser **out, const lm_text *t, bool parse_thinking, bool thinking_open,
-                         bool parse_tools, lm_err *err) {
+                         lm_str tools, lm_err *err) {
     (void)t;
     (void)err;
     *out = lm_alloc(sizeof(lm_parser));
     lm_buf_init(&(*out)->held, 1 << 16);
     (*out)->thinks = parse_thinking;
     (*out)->in_thinking = thinking_open;
-    (*out)->tools = parse_tools;
+    (*out)->tools = tools.len > 0;
     return LM_OK;
 }
 
