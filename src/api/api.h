@@ -31,7 +31,7 @@ extern const lm_route lm_ollama_routes[];
 extern const lm_route lm_openai_routes[];
 /* Anthropic's Messages API: POST /v1/messages, /v1/messages/count_tokens. */
 extern const lm_route lm_anthropic_routes[];
-/* GET /health: this server's own. */
+/* GET /health, /openapi.yaml: this server's own. */
 extern const lm_route lm_health_routes[];
 
 /* What is known about a request when it is over, for one line of log. Views are valid in the call only. */

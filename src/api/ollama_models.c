@@ -245,5 +245,6 @@ const lm_route lm_ollama_routes[] = {
 const lm_route lm_health_routes[] = {
     {"GET", "/health", health},
     {"HEAD", "/health", health},
+    {"GET", "/openapi.yaml", lm_openapi},
     {NULL, NULL, NULL},
 };

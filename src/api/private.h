@@ -63,6 +63,8 @@ void lm_reply_text(lm_call *call, int status, const char *text);
 void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed buffer becomes an error */
 void lm_reply_empty(lm_call *call, int status);
 
+lm_api_handler lm_openapi;
+
 /* Host and Origin: true when the request may go on; false when it has been answered (403, or 204 to a
  * preflight). */
 bool lm_guard_pass(lm_call *call);

@@ -43,8 +43,19 @@ double lm_sampler_uniform(uint64_t seed, uint64_t n) {
     return (double)(bits >> 11) * 0x1p-53;
 }
 
+/* Finite logits have to stay finite, so that there is always one to choose. Far within these bounds a token
+ * is already out of the question, or the only one. */
+static float bounded_penalty(float v, float least) {
+    const float most = 1e6f;
+    if (isnan(v)) return least;
+    return copysignf(fmaxf(least, fminf(fabsf(v), most)), v);
+}
+
 void lm_sampler_init(lm_sampler *s, const lm_options *o, uint32_t n_ctx) {
     *s = (lm_sampler){.o = *o};
+    s->o.repeat_penalty = bounded_penalty(o->repeat_penalty, 1e-6f);
+    s->o.presence_penalty = bounded_penalty(o->presence_penalty, 0);
+    s->o.frequency_penalty = bounded_penalty(o->frequency_penalty, 0);
     s->seed = (uint64_t)o->seed;
     if (o->seed < 0 && getentropy(&s->seed, sizeof(s->seed)) != 0)
         s->seed = lm_now_ns() ^ (uint64_t)(uintptr_t)s;

@@ -168,6 +168,32 @@ static void every_filter_and_their_combinations_match_the_reference(void **state
     free(c);
 }
 
+static void whatever_the_penalties_are_a_token_is_chosen(void **state) {
+    (void)state;
+    const float extremes[] = {0.0f, -0.0f, 1e-45f, -1e-45f, 1.0f, 3e38f, -3e38f};
+    const size_t n = sizeof extremes / sizeof *extremes;
+    lm_err err = {0};
+    lm_scratch w;
+    float x[40];
+    int32_t tokens[40], id;
+    for (int32_t i = 0; i < 40; i++) tokens[i] = i;
+    fill_logits(x, 40);
+    expect_ok(lm_scratch_init(&w, 40, &err), err);
+    for (size_t i = 0; i < n * n * n; i++) {
+        lm_options o;
+        lm_sampler s;
+        lm_options_default(&o);
+        o.repeat_penalty = extremes[i % n];
+        o.presence_penalty = extremes[i / n % n];
+        o.frequency_penalty = extremes[i / n / n];
+        o.temperature = i % 2 ? 0 : 1e-45f;
+        lm_sampler_init(&s, &o, 100);
+        expect_ok(lm_sampler_pick(&s, &w, x, tokens, 40, NULL, &id, &err), err);
+        assert_in_range(id, 0, 39);
+    }
+    lm_scratch_release(&w);
+}
+
 static void a_large_vocabulary_with_ollamas_defaults_matches_the_reference(void **state) {
     (void)state;
     lm_err err = {0};
@@ -336,6 +362,7 @@ static void logprobs_are_those_of_the_untouched_row(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_filter_and_their_combinations_match_the_reference),
+        cmocka_unit_test(whatever_the_penalties_are_a_token_is_chosen),
         cmocka_unit_test(a_large_vocabulary_with_ollamas_defaults_matches_the_reference),
         cmocka_unit_test(top_takes_the_lower_id_of_equals_and_skips_nan),
         cmocka_unit_test(the_largest_is_found_at_every_position),
