@@ -17,8 +17,9 @@ from schemathesis.specs.openapi.checks import (content_type_conformance, respons
 
 SRC = Path(__file__).parents[3] / "src"
 FILE = SRC / "api/openapi.yaml"
-EXAMPLES = int(os.environ.get("LM_E2E_EXAMPLES", "25"))  # for each operation
-MODELS = ["tiny-hello", "tiny-tool", "tiny-think", "tiny-fim", "tiny-spaced", "nosuch", "tiny-hello:latest"]
+EXAMPLES = int(os.environ.get("LM_E2E_EXAMPLES", "50"))  # for each operation
+MODELS = ["tiny-able"] * 6 + ["tiny-hello", "tiny-tool", "tiny-think", "tiny-fim", "tiny-spaced", "nosuch", "tiny-hello:latest"]
+GONE = ["nosuch", "no/such:model"]  # what is deleted is not there for the others
 FEW = 12  # tokens: "tiny" alone would talk for ever
 LIMITS = {"/v1/messages": "max_tokens", "/v1/chat/completions": "max_completion_tokens", "/v1/completions": "max_tokens",
           "/v1/responses": "max_output_tokens"}
@@ -58,7 +59,7 @@ def test_every_route_exists(bridge):
 def shorten(path, body, draw):
     """Of a request that would be long, or about no model, one that is worth its time."""
     if draw(st.integers(0, 9)):  # else as chance has it
-        body["model"] = draw(st.sampled_from(MODELS))
+        body["model"] = draw(st.sampled_from(GONE if path == "/api/delete" else MODELS))
     if path in LIMITS:
         limit = LIMITS[path]
         if not isinstance(body.get(limit), int) or body[limit] > FEW:

@@ -24,6 +24,7 @@ PLAIN = (
 )
 TOOLS = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}" + PLAIN
 THINKING = PLAIN + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+ABLE = "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}" + THINKING
 LONG = "all work and no play " * 200
 CALL = '\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}\n'
 
@@ -41,6 +42,10 @@ MODELS = {
     # space around what it says, a call among it
     "tiny-spaced": dict(template=TOOLS, script=[[ASSISTANT, "\n", "  ", "Hi", " you.", "<tool_call>", CALL, "</tool_call>", "\n\n", END]],
                         special=["<tool_call>", "</tool_call>"]),
+    # thinks, calls and fills gaps
+    "tiny-able": dict(template=ABLE, special=["<think>", "</think>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+                      script=[[ASSISTANT, "<think>", "\nso\n", "</think>", "Well.", "<tool_call>", CALL, "</tool_call>", END],
+                              ["<|fim_middle|>", "return 1", END]]),
     # says the same long token without an end: few steps make many bytes
     "tiny-wordy": dict(template=PLAIN, script=[[ASSISTANT, LONG, LONG]]),
     # an embedder: its directory says so
