@@ -8,6 +8,7 @@ import pytest
 from .bridge import Bridge
 
 HELLO = "Hello world! Grün 🙂"
+ASK = [{"role": "user", "content": "?"}]
 
 
 @pytest.fixture
@@ -96,6 +97,31 @@ def test_format_is_kept(client):
     assert set(value) == {"n", "yes"} and type(value["yes"]) is bool and 0 <= value["n"] <= 9
 
 
+def test_generate_with_thinking_and_with_a_format(client):
+    answer = client.generate("tiny-think", "?", think=True)
+    assert (answer.thinking, answer.response) == ("hm, well", "Yes.")
+    pieces = list(client.generate("tiny-think", "?", think=True, stream=True))
+    assert "".join(p.thinking or "" for p in pieces) == "hm, well" and "".join(p.response for p in pieces) == "Yes."
+    assert isinstance(json.loads(client.generate("tiny", "?", format="json", options={"num_predict": 400, "seed": 5}).response), dict)
+    schema = {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2, "maxItems": 2}
+    pieces = client.generate("tiny", "?", format=schema, stream=True, options={"num_predict": 400, "seed": 5})
+    assert set(json.loads("".join(p.response for p in pieces))) <= {"a", "b"}
+
+
+def test_a_tool_call_in_a_stream_is_whole(client):
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+    pieces = list(client.chat("tiny-spaced", [{"role": "user", "content": "?"}], tools=[tool], stream=True))
+    (call,) = [c for p in pieces for c in p.message.tool_calls or []]
+    assert call.function.arguments == {"city": "Paris", "days": 2}
+    assert "".join(p.message.content or "" for p in pieces).strip() == "Hi you." and pieces[-1].done_reason == "stop"
+
+
+def test_raw_prompts_and_suffixes(client):
+    raw = client.generate("tiny-hello", "<|assistant|>", raw=True)
+    assert raw.response == HELLO and raw.context is None
+    assert client.generate("tiny-fim", "def f():", suffix="\n").response == "return 1"
+
+
 def test_the_same_seed_gives_the_same_text(client):
     texts = {client.generate("tiny", "x", options={"seed": 11, "num_predict": 40}).response for _ in range(3)}
     assert len(texts) == 1
@@ -125,6 +151,43 @@ def test_errors_carry_status_and_text(client):
     with pytest.raises(ollama.ResponseError) as caught:
         client.show("nothere")
     assert caught.value.status_code == 404
+
+
+@pytest.mark.parametrize("status, text, call", [
+    (400, "does not support tools", lambda c: c.chat("tiny-hello", ASK, tools=[{"function": {"name": "f"}}])),
+    (400, '"tiny-hello" does not support thinking', lambda c: c.chat("tiny-hello", ASK, think=True)),
+    (400, "does not support vision", lambda c: c.generate("tiny-hello", "x", images=[b"hi"])),
+    (400, "does not support insert", lambda c: c.generate("tiny-hello", "x", suffix="y")),
+    (400, "missing unit in duration", lambda c: c.generate("tiny-hello", "x", keep_alive="300")),
+    (400, "top_logprobs must be between 0 and 20", lambda c: c.generate("tiny-hello", "x", top_logprobs=21)),
+    (500, 'option "num_ctx" must be of type integer', lambda c: c.generate("tiny-hello", "x", options={"num_ctx": "4k"})),
+    (400, "invalid model name", lambda c: c.generate("a b", "x")),
+    (400, 'name "a b" is invalid', lambda c: c.delete("a b")),
+])
+def test_refusals(client, status, text, call):
+    with pytest.raises(ollama.ResponseError) as caught:
+        call(client)
+    assert caught.value.status_code == status and text in caught.value.error
+    assert client.chat("tiny-hello", ASK).message.content == HELLO
+
+
+def test_a_stream_left_early_frees_its_place(client, bridge):
+    stream = client.generate("tiny", "x", stream=True, options={"num_predict": 1000000})
+    for _, piece in zip(range(5), stream):
+        assert not piece.done
+    stream.close()
+    bridge.wait_idle()
+
+    async def cancelled():
+        task = asyncio.create_task(ollama.AsyncClient(bridge.url).chat("tiny", ASK, options={"num_predict": 1000000}))
+        while not bridge.health()["running"]:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    bridge.wait_idle()
 
 
 def test_models_load_stay_and_unload(client):
