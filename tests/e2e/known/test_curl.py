@@ -60,6 +60,15 @@ def test_tools_schema_and_thinking(curl):
     assert (thought["message"]["thinking"], thought["message"]["content"]) == ("hm, well", "Yes.")
 
 
+def test_embeddings(curl):
+    many = json.loads(curl("/api/embed", "-d", body(model="tiny", input=["Why is the sky blue?", "Why is the grass green?"])))
+    assert [v.index(max(v)) for v in many["embeddings"]] == [ord("?")] * 2 and many["prompt_eval_count"] == 43
+    old = json.loads(curl("/api/embeddings", "-d", body(model="tiny", prompt="x")))
+    assert len(old["embedding"]) == 384
+    said = json.loads(curl("/v1/embeddings", "-H", "Content-Type: application/json", "-d", body(model="tiny", input="x")))
+    assert len(said["data"][0]["embedding"]) == 384
+
+
 def test_a_long_body_after_expect_100_and_a_chunked_one(curl, tmp_path):
     long = tmp_path / "body.json"
     long.write_text(body(model="tiny-hello", prompt="many words " * 200000, stream=False))  # curl asks before it sends 1 MB

@@ -9,7 +9,7 @@ from .bridge import Bridge
 
 pytest.importorskip("langchain_ollama", reason="pip install -r tests/requirements.txt")
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage  # noqa: E402
-from langchain_ollama import ChatOllama, OllamaLLM  # noqa: E402
+from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM  # noqa: E402
 
 HELLO = "Hello world! Grün 🙂"
 CALLED = {"city": "Paris", "days": 2}
@@ -242,6 +242,19 @@ def test_the_completion_class(bridge):
     assert thought.generations[0][0].generation_info["thinking"] == "hm, well"
     with pytest.raises(ollama.ResponseError, match="model 'nothere' not found"):
         OllamaLLM(model="nothere", base_url=bridge.url).invoke("hi")
+
+
+def test_the_embeddings_class(bridge):
+    embedder = OllamaEmbeddings(model="tiny", base_url=bridge.url, validate_model_on_init=True, num_ctx=64, mirostat=0)
+    one, two = embedder.embed_documents(["a b", "c d"])
+    # what tiny says of a text is its last byte
+    assert one.index(max(one)) == ord("b") and two.index(max(two)) == ord("d")
+    assert embedder.embed_query("a b") == one == asyncio.run(embedder.aembed_query("a b"))
+    assert len(OllamaEmbeddings(model="tiny", base_url=bridge.url, dimensions=130).embed_query("x")) == 130
+    assert len(embedder.embed_query("too long for 64 tokens " * 20)) == 384
+    with pytest.raises(ollama.ResponseError, match="nothere") as caught:
+        OllamaEmbeddings(model="nothere", base_url=bridge.url).embed_query("x")
+    assert caught.value.status_code == 404
 
 
 def test_a_real_model_in_a_chain(real_store):

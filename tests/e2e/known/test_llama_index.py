@@ -8,11 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .bridge import PATIENCE, Bridge
 
-pytest.importorskip("llama_index.llms.ollama", reason="pip install -r tests/requirements.txt")
+for package in ("llms", "embeddings"):
+    pytest.importorskip(f"llama_index.{package}.ollama", reason="pip install -r tests/requirements.txt")
 from llama_index.core.base.llms.types import ThinkingBlock, ToolCallBlock  # noqa: E402
 from llama_index.core.llms import ChatMessage  # noqa: E402
 from llama_index.core.prompts import PromptTemplate  # noqa: E402
 from llama_index.core.tools import FunctionTool  # noqa: E402
+from llama_index.embeddings.ollama import OllamaEmbedding  # noqa: E402
 from llama_index.llms.ollama import Ollama  # noqa: E402
 
 HELLO = "Hello world! Grün 🙂"
@@ -156,6 +158,18 @@ def test_a_stream_left_early_frees_its_place(llm, bridge):
         assert piece.delta is not None
     stream.close()
     bridge.wait_idle()
+
+
+def test_embeddings(bridge):
+    embedder = OllamaEmbedding("tiny", base_url=bridge.url, embed_batch_size=2, query_instruction="find:")
+    vectors = embedder.get_text_embedding_batch(["a b", "c d", "e f"])
+    # what tiny says of a text is its last byte
+    assert [v.index(max(v)) for v in vectors] == [ord("b"), ord("d"), ord("f")]
+    assert embedder.get_text_embedding("a b") == vectors[0]
+    assert asyncio.run(embedder.aget_query_embedding("a b")) == vectors[0]
+    with pytest.raises(ollama.ResponseError, match="nothere") as caught:
+        OllamaEmbedding("nothere", base_url=bridge.url).get_text_embedding("x")
+    assert caught.value.status_code == 404
 
 
 def test_a_real_model_predicts_what_fits(real_store):
