@@ -88,7 +88,7 @@ def is_ollamas_500(path, response):
 
 
 @schema.parametrize()
-@hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+@hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize="LM_E2E_EXAMPLES" not in os.environ, database=None,
                      suppress_health_check=list(HealthCheck), phases=[hypothesis.Phase.generate])
 @schema.given(data=st.data())
 def test_answers_are_as_described(case, bridge, data):
