@@ -138,13 +138,14 @@ static void end_by_id(void *ctx, int64_t id) {
 lm_status lm_text_facts_read(lm_text_facts *out, const char *dir, lm_err *err) {
     lm_text_files files = {0};
     lm_template *chat = NULL;
+    lm_go_template *go = NULL;
     json_t *added = NULL;
     lm_status st = lm_text_files_read(&files, dir, err);
-    if (st == LM_OK) st = lm_text_files_compile(&files, dir, &chat, err);
+    if (st == LM_OK) st = lm_text_files_compile(&files, dir, &chat, &go, err);
     if (st == LM_OK) st = read_added(dir, &added, err);
     if (st != LM_OK) goto done;
 
-    lm_text_abilities can = lm_text_can(chat, has_added, added);
+    lm_text_abilities can = lm_text_can(chat, go, has_added, added);
     lm_text_facts f = {
         .tools = can.tools, .thinks = can.thinks, .inserts = can.inserts, .channels = can.channels};
     f.sampling = lm_text_files_sampling(&files);
@@ -157,6 +158,7 @@ lm_status lm_text_facts_read(lm_text_facts *out, const char *dir, lm_err *err) {
 done:
     json_decref(added);
     lm_template_close(chat);
+    lm_go_template_close(go);
     lm_text_files_release(&files);
     return st;
 }

@@ -48,14 +48,23 @@ static const json_t *template_of(const json_t *file) {
     return v;
 }
 
-/* As transformers: chat_template.jinja before chat_template.json before tokenizer_config.json. */
-static lm_status read_chat(lm_text_files *f, const char *dir, lm_err *err) {
-    json_t *file = NULL;
-    char *path = lm_path_join(dir, "chat_template.jinja");
-    f->chat_file = "chat_template.jinja";
+/* A template that is a file of its own; LM_NOT_FOUND when it is not there. */
+static lm_status read_template(lm_text_files *f, const char *dir, const char *name, lm_err *err) {
+    char *path = lm_path_join(dir, name);
     lm_status st = lm_file_read(path, MAX_TEMPLATE_BYTES, &f->chat, err);
     free(path);
-    if (st == LM_OK) f->has_chat = true;
+    f->chat_file = name;
+    f->has_chat = st == LM_OK;
+    return st;
+}
+
+/* What a Modelfile says counts before the makers' files. Of those as transformers: chat_template.jinja before
+ * chat_template.json before tokenizer_config.json. */
+static lm_status read_chat(lm_text_files *f, const char *dir, lm_err *err) {
+    json_t *file = NULL;
+    lm_status st = read_template(f, dir, "template", err);
+    f->is_go = st == LM_OK;
+    if (st == LM_NOT_FOUND) st = read_template(f, dir, "chat_template.jinja", err);
     if (st != LM_NOT_FOUND) return st;
     st = load_object(dir, "chat_template.json", &file, err);
     if (st != LM_OK) return st;
@@ -111,9 +120,11 @@ void lm_text_files_release(lm_text_files *f) {
     *f = (lm_text_files){0};
 }
 
-lm_status lm_text_files_compile(const lm_text_files *f, const char *dir, lm_template **out, lm_err *err) {
+lm_status lm_text_files_compile(const lm_text_files *f, const char *dir, lm_template **chat, lm_go_template **go,
+                                lm_err *err) {
     if (!f->has_chat) return LM_OK;
-    lm_status st = lm_template_open(out, lm_buf_view(&f->chat), err);
+    lm_str source = lm_buf_view(&f->chat);
+    lm_status st = f->is_go ? lm_go_template_open(go, source, err) : lm_template_open(chat, source, err);
     return st == LM_OK ? st : lm_fail_in(err, LM_CORRUPT, "%s/%s", dir, f->chat_file);
 }
 
@@ -185,8 +196,15 @@ static bool template_thinks(const lm_template *chat) {
            lm_template_uses(chat, "thinking");
 }
 
-lm_text_abilities lm_text_can(const lm_template *chat, lm_text_has *has, const void *ctx) {
+lm_text_abilities lm_text_can(const lm_template *chat, const lm_go_template *go, lm_text_has *has, const void *ctx) {
     lm_text_abilities a = {.channels = has(ctx, "<|channel|>") && has(ctx, "<|message|>")};
+    const char *open, *close;
+    if (go) { /* as Ollama: what the template does not show, the model cannot do */
+        a.thinks = a.channels || lm_go_template_think_tags(go, &open, &close);
+        a.tools = lm_go_template_uses(go, "tools");
+        a.inserts = lm_go_template_uses(go, "suffix");
+        return a;
+    }
     a.thinks = a.channels || (chat ? template_thinks(chat) : has(ctx, "<think>"));
     a.tools = chat && (lm_template_uses(chat, "tools") || lm_template_uses(chat, "custom_tools"));
     a.inserts = lm_text_can_insert(has, ctx);

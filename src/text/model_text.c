@@ -16,8 +16,8 @@ bool lm_text_has_marker(const void *text, const char *token) {
 }
 
 bool lm_text_template_says(const lm_text *t, const char *words) {
-    if (!t->chat) return false;
-    lm_str s = lm_template_source(t->chat);
+    if (!t->chat && !t->go) return false;
+    lm_str s = t->go ? lm_go_template_source(t->go) : lm_template_source(t->chat);
     return memmem(s.ptr, s.len, words, strlen(words)) != NULL;
 }
 
@@ -46,14 +46,14 @@ lm_status lm_text_open(lm_text **out, const char *dir, lm_err *err) {
 
     lm_status st = lm_tokenizer_open(&t->tokenizer, dir, err);
     if (st == LM_OK) st = lm_text_files_read(&files, dir, err);
-    if (st == LM_OK) st = lm_text_files_compile(&files, dir, &t->chat, err);
+    if (st == LM_OK) st = lm_text_files_compile(&files, dir, &t->chat, &t->go, err);
     if (st != LM_OK) goto done;
 
     t->bos = lm_strdup(lm_text_files_token(&files, "bos_token"));
     t->eos = lm_strdup(lm_text_files_token(&files, "eos_token"));
     if (t->bos[0]) t->bos_id = lm_tokenizer_id(t->tokenizer, lm_str_of(t->bos));
     lm_text_files_ends(&files, lm_text_has_marker, t, &(lm_text_ends){t, stop_by_id, stop_by_token});
-    lm_text_abilities can = lm_text_can(t->chat, lm_text_has_marker, t);
+    lm_text_abilities can = lm_text_can(t->chat, t->go, lm_text_has_marker, t);
     t->channels = can.channels;
     t->thinks = can.thinks;
     t->tools = can.tools;
@@ -72,6 +72,7 @@ void lm_text_close(lm_text *t) {
     if (!t) return;
     lm_tokenizer_close(t->tokenizer);
     lm_template_close(t->chat);
+    lm_go_template_close(t->go);
     free(t->bos);
     free(t->eos);
     free(t->parser);

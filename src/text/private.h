@@ -18,6 +18,14 @@ lm_status lm_text_write_context(const json_t *context, lm_buf *out, lm_err *err)
 /* Whether the chat template's source holds these words. */
 bool lm_text_template_says(const lm_text *t, const char *words);
 
+/* An array, or nothing for an empty text. LM_INVALID, naming what it is. */
+lm_status lm_text_parse_array(lm_str text, const char *what, json_t **out, lm_err *err) LM_CHECKED;
+/* A template over any data, for comparisons with Go. */
+lm_status lm_go_template_run(const lm_go_template *t, const json_t *data, lm_buf *out, lm_err *err) LM_CHECKED;
+
+/* "OPEN|CLOSE|NAME,NAME": the tags of thinking, and all names that it reads, in order. */
+void lm_go_template_describe(const lm_go_template *t, lm_buf *out);
+
 /* ---- the rules, asked of an open tokenizer or of the list in its file (files.c) */
 
 /* Whether the vocabulary has this token and it stands for itself. */
@@ -30,8 +38,8 @@ bool lm_parser_is_family(const char *name);                   /* for the file `p
 typedef struct lm_text_abilities {
     bool tools, thinks, inserts, channels; /* as in lm_text */
 } lm_text_abilities;
-/* chat: NULL when the model has no template */
-lm_text_abilities lm_text_can(const lm_template *chat, lm_text_has *has, const void *ctx);
+/* chat, go: NULL when the model has no such template; at most one is there */
+lm_text_abilities lm_text_can(const lm_template *chat, const lm_go_template *go, lm_text_has *has, const void *ctx);
 
 /* The files of a model directory but tokenizer.json, read. */
 typedef struct lm_text_files {
@@ -39,12 +47,13 @@ typedef struct lm_text_files {
     lm_buf chat;                               /* source of the chat template */
     const char *chat_file;                     /* where it came from */
     bool has_chat;
+    bool is_go;   /* it is a Modelfile's TEMPLATE */
     char *parser; /* the family in the file `parser`, NULL: absent */
 } lm_text_files;
 lm_status lm_text_files_read(lm_text_files *f, const char *dir, lm_err *err) LM_CHECKED; /* LM_CORRUPT */
 void lm_text_files_release(lm_text_files *f); /* a zeroed one is allowed */
-/* *out stays as it is when there is no template. LM_CORRUPT. */
-lm_status lm_text_files_compile(const lm_text_files *f, const char *dir, lm_template **out,
+/* One of the outputs is written, none when there is no template. LM_CORRUPT. */
+lm_status lm_text_files_compile(const lm_text_files *f, const char *dir, lm_template **chat, lm_go_template **go,
                                 lm_err *err) LM_CHECKED;
 const char *lm_text_files_token(const lm_text_files *f, const char *key); /* "bos_token"; "" when absent */
 lm_text_sampling lm_text_files_sampling(const lm_text_files *f);

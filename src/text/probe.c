@@ -1,4 +1,4 @@
-/* text-probe DIR: the text room on a pipe, for comparisons with other implementations
+/* text-probe [DIR]: the text room on a pipe, for comparisons with other implementations
  * (tests/text_reference.py). One JSON object a line in, one a line out:
  *
  *     {"encode": TEXT, "special": BOOL}           {"ids": [...]}
@@ -6,8 +6,12 @@
  *     {"stream": [...]}                           {"text": TEXT}
  *     {"template": SOURCE or null, "context": {}} {"text": TEXT}; null: the model's own
  *     {"open": true}                              {"ms": TIME}, opening the model once more
+ *     {"go": SOURCE, "data": VALUE}               {"text": TEXT}, a Go template over any data; or, as Ollama does it:
+ *     {"go": SOURCE, "messages": [...], "tools": [...], "thinking": -1|0|1, "level": TEXT}
+ *     {"go": SOURCE, "tags": true}                {"text": "OPEN|CLOSE|NAME,NAME"}: of thinking, and what it reads
+ *     {"go": SOURCE, "prompt": TEXT, "suffix": TEXT, "thinking": ..., "level": ...}
  *
- * A failure is {"error": TEXT}.
+ * A failure is {"error": TEXT}. Without a DIR there are only Go templates.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +59,34 @@ static lm_status render(const lm_text *t, const json_t *source, const json_t *co
     return st;
 }
 
+/* An array as text; empty when there is none. */
+static char *dumped(const json_t *q, const char *key) {
+    char *text = json_dumps(json_object_get(q, key), JSON_COMPACT);
+    return text ? text : lm_strdup("");
+}
+
+static lm_status run_go(const json_t *q, lm_buf *out, lm_err *err) {
+    lm_go_template *t = NULL;
+    const json_t *thinking = json_object_get(q, "thinking");
+    lm_str level = str_of(json_object_get(q, "level"));
+    int think = json_is_integer(thinking) ? (int)json_integer_value(thinking) : -1;
+    char *messages = dumped(q, "messages"), *tools = dumped(q, "tools");
+    lm_status st = lm_go_template_open(&t, str_of(json_object_get(q, "go")), err);
+    if (st == LM_OK && json_object_get(q, "data"))
+        st = lm_go_template_run(t, json_object_get(q, "data"), out, err);
+    else if (st == LM_OK && json_object_get(q, "tags"))
+        lm_go_template_describe(t, out);
+    else if (st == LM_OK && json_object_get(q, "prompt"))
+        st = lm_go_template_insert(t, str_of(json_object_get(q, "prompt")), str_of(json_object_get(q, "suffix")), think,
+                                   level, out, err);
+    else if (st == LM_OK)
+        st = lm_go_template_chat(t, lm_str_of(messages), lm_str_of(tools), think, level, out, err);
+    lm_go_template_close(t);
+    free(messages);
+    free(tools);
+    return st;
+}
+
 static lm_status time_open(const char *dir, lm_buf *answer, lm_err *err) {
     lm_text *t = NULL;
     uint64_t from = lm_now_ns();
@@ -69,7 +101,14 @@ static lm_status answer_one(const lm_text *t, const char *dir, const json_t *q, 
     lm_buf out;
     lm_status st;
     lm_buf_init(&out, (size_t)64 << 20);
-    if (json_object_get(q, "open")) {
+    if (json_object_get(q, "go") || !t) {
+        st = run_go(q, &out, err);
+        if (st == LM_OK) {
+            lm_buf_text(answer, "{\"text\":");
+            lm_json_write_string(answer, lm_buf_view(&out));
+            lm_buf_text(answer, "}\n");
+        }
+    } else if (json_object_get(q, "open")) {
         st = time_open(dir, answer, err);
     } else if (json_object_get(q, "encode")) {
         bool special = json_is_true(json_object_get(q, "special"));
@@ -113,14 +152,14 @@ int main(int argc, char **argv) {
     size_t room = 0;
     ssize_t n;
     lm_buf answer;
-    if (argc != 2) return fprintf(stderr, "usage: text-probe DIR\n"), 2;
-    if (lm_text_open(&t, argv[1], &err) != LM_OK) return fprintf(stderr, "text-probe: %s\n", err.text), 1;
+    if (argc > 2) return fprintf(stderr, "usage: text-probe [DIR]\n"), 2;
+    if (argc == 2 && lm_text_open(&t, argv[1], &err) != LM_OK) return fprintf(stderr, "text-probe: %s\n", err.text), 1;
     lm_buf_init(&answer, (size_t)256 << 20);
     while ((n = getline(&line, &room, stdin)) > 0) {
         json_t *q = NULL;
         lm_buf_clear(&answer);
         lm_status st = lm_json_parse((lm_str){line, (size_t)n}, &q, &err);
-        if (st == LM_OK) st = answer_one(t, argv[1], q, &answer, &err);
+        if (st == LM_OK) st = answer_one(t, argc == 2 ? argv[1] : "", q, &answer, &err);
         if (st != LM_OK) complain(&answer, &err);
         json_decref(q);
         fwrite(answer.ptr, 1, answer.len, stdout);

@@ -204,7 +204,7 @@ static void join_plain(const json_t *messages, lm_buf *out) {
     }
 }
 
-static lm_status parse_array(lm_str text, const char *what, json_t **out, lm_err *err) {
+lm_status lm_text_parse_array(lm_str text, const char *what, json_t **out, lm_err *err) {
     if (!text.len) return LM_OK;
     lm_status st = lm_json_parse(text, out, err);
     if (st != LM_OK) return lm_fail_in(err, st, "%s", what);
@@ -213,10 +213,11 @@ static lm_status parse_array(lm_str text, const char *what, json_t **out, lm_err
 
 lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str tools_json, int thinking,
                               lm_str level, lm_buf *out, lm_err *err) {
+    if (t->go) return lm_go_template_chat(t->go, messages_json, tools_json, thinking, level, out, err);
     json_t *messages = NULL, *tools = NULL;
     translation tr = {.messages = json_array()};
-    lm_status st = parse_array(messages_json, "messages", &messages, err);
-    if (st == LM_OK) st = parse_array(tools_json, "tools", &tools, err);
+    lm_status st = lm_text_parse_array(messages_json, "messages", &messages, err);
+    if (st == LM_OK) st = lm_text_parse_array(tools_json, "tools", &tools, err);
     for (size_t i = 0; st == LM_OK && i < json_array_size(messages); i++)
         st = translate_message(&tr, json_array_get(messages, i), err);
     if (st == LM_OK && t->chat) {
@@ -268,7 +269,8 @@ bool lm_text_can_insert(lm_text_has *has, const void *ctx) {
 }
 
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out, lm_err *err) {
-    const infill *f = infill_of(lm_text_has_marker, t);
+    if (t->go && t->inserts) return lm_go_template_insert(t->go, prefix, suffix, -1, (lm_str){0}, out, err);
+    const infill *f = t->go ? NULL : infill_of(lm_text_has_marker, t);
     if (!f)
         return lm_fail(err, LM_UNSUPPORTED,
                        "this model has no tokens to fill in the middle; leave out the suffix");

@@ -59,6 +59,30 @@ lm_status lm_template_render(const lm_template *t, lm_str context, lm_buf *out, 
 /* True when the template reads this variable anywhere ("tools", "enable_thinking"). */
 bool lm_template_uses(const lm_template *t, const char *variable);
 
+/* ---- Go templates (Modelfile TEMPLATE) --------------------------------------------------------------------
+ */
+
+/* Go's text/template with Ollama's functions and variables. Immutable once open, free to share. */
+typedef struct lm_go_template lm_go_template;
+
+/* LM_INVALID with Go's own text: "template: :1: unexpected ...". */
+lm_status lm_go_template_open(lm_go_template **out, lm_str source, lm_err *err) LM_CHECKED;
+void lm_go_template_close(lm_go_template *t);
+lm_str lm_go_template_source(const lm_go_template *t);
+/* For who takes templates in: LM_INVALID with "template error: " before Go's text. */
+lm_status lm_go_template_check(lm_str source, lm_err *err) LM_CHECKED;
+/* Whether it reads this variable or field anywhere, in lower case: "tools", "suffix". */
+bool lm_go_template_uses(const lm_go_template *t, const char *variable);
+/* What it writes before and behind a message's earlier thinking. False: it shows none. Valid as long as t. */
+bool lm_go_template_think_tags(const lm_go_template *t, const char **open, const char **close);
+/* As Ollama renders a chat; arguments as lm_text_render_chat. A template without .Messages is run once a round, the last
+ * time up to .Response. LM_INVALID with Go's text; over its bounds, too. */
+lm_status lm_go_template_chat(const lm_go_template *t, lm_str messages_json, lm_str tools_json, int thinking,
+                              lm_str level, lm_buf *out, lm_err *err) LM_CHECKED;
+/* With .Prompt and .Suffix. */
+lm_status lm_go_template_insert(const lm_go_template *t, lm_str prompt, lm_str suffix, int thinking, lm_str level,
+                                lm_buf *out, lm_err *err) LM_CHECKED;
+
 /* ---- what a model directory says about its text
  * ------------------------------------------------------------ */
 
@@ -70,7 +94,7 @@ typedef struct lm_text_sampling {
 /* What the files say, found without building the tokenizer (a second for large vocabularies): for lists, for
  * /api/show and for the checks before a request. lm_text_open comes to the same answers. */
 typedef struct lm_text_facts {
-    lm_buf chat; /* source of the chat template, empty when the directory has none */
+    lm_buf chat; /* source of the chat template (DIR/template counts first), empty when there is none */
     bool tools, thinks, inserts, channels; /* as in lm_text */
     char **ends;                           /* tokens that end a generation, as they are written */
     uint32_t n_ends;
@@ -80,12 +104,13 @@ typedef struct lm_text_facts {
 lm_status lm_text_facts_read(lm_text_facts *out, const char *dir, lm_err *err) LM_CHECKED;
 void lm_text_facts_release(lm_text_facts *f); /* a zeroed one is allowed */
 
-/* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json,
- * chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos), and `parser`:
- * the name of a family whose form the tool calls have, in place of what the template shows. */
+/* The text side of one model, loaded together: tokenizer.json, tokenizer_config.json, template (a Modelfile's, in
+ * Go's language) or chat_template.jinja|json, special_tokens_map.json, generation_config.json, config.json (eos), and
+ * `parser`: the name of a family whose form the tool calls have, in place of what the template shows. */
 typedef struct lm_text {
     lm_tokenizer *tokenizer;
     lm_template *chat; /* NULL: none shipped; prompts then are plain text */
+    lm_go_template *go; /* a Modelfile's, in place of chat, which is NULL then. It does not write the first token */
     char *bos, *eos;   /* token strings for the template, "" when absent */
     int32_t bos_id;    /* -1: none */
     int32_t
@@ -93,7 +118,7 @@ typedef struct lm_text {
     uint32_t n_stop_ids;
     bool thinks;   /* the template or vocabulary knows a thinking block */
     bool tools;    /* the template renders tools */
-    bool inserts;  /* the vocabulary has fill-in-the-middle tokens */
+    bool inserts;  /* the vocabulary has fill-in-the-middle tokens, or the Go template reads .Suffix */
     bool channels; /* gpt-oss's form: every answer has to go through a parser, whatever is asked for */
     bool wraps;    /* so does this model's, whose answers stand between tags of their own */
     char *parser;  /* the family whose calls it writes, from the file `parser`; NULL: as the template has it */
@@ -106,7 +131,7 @@ bool lm_text_is_stop(const lm_text *t, int32_t id);
  * low|medium|high. */
 lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str tools_json, int thinking,
                               lm_str level, lm_buf *out, lm_err *err) LM_CHECKED;
-/* Fill-in-the-middle prompt of the model's family. LM_UNSUPPORTED: it has none. */
+/* Fill-in-the-middle prompt, of the Go template or of the model's family. LM_UNSUPPORTED: it has none. */
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out,
                                 lm_err *err) LM_CHECKED;
 
