@@ -21,6 +21,12 @@ lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *mo
     if (q->thinking == 1 && !facts.thinking)
         return lm_fail(err, LM_INVALID, "\"%s\" does not support thinking", r->model);
     if (q->thinking < 0 && facts.thinking) q->thinking = 1;
+    if (q->template) {
+        lm_go_template *t = NULL;
+        lm_status st = lm_go_template_open(&t, lm_str_of(q->template), err);
+        lm_go_template_close(t);
+        if (st != LM_OK) return st;
+    }
     return ollama_request_options(r, &facts.sampling, err);
 }
 

@@ -43,10 +43,13 @@ static json_t *read_tool_call(const json_t *value, lm_fields *outer) {
     const char *name = "";
     size_t len = 0;
     lm_field_str(&g, "name", &name, &len);
+    int64_t index = 0;
+    lm_field_int(&g, "index", &index);
     json_t *arguments = lm_field_object(&g, "arguments", "api.ToolCallFunctionArguments");
     json_t *call = json_object(), *inner = json_object();
     keep_str(&f, "id", call);
     json_object_set_new(inner, "name", json_stringn(name, len));
+    if (index) json_object_set_new(inner, "index", json_integer(index));
     json_object_set_new(inner, "arguments", arguments ? json_incref(arguments) : json_object());
     json_object_set_new(call, "function", inner);
     if (f.st == LM_OK && g.st != LM_OK) f = g;
@@ -161,13 +164,13 @@ static void add_message(json_t *messages, const char *role, const char *text, si
 /* A prompt goes through the chat template as the user's message, unless it is raw or has a suffix. */
 static void read_prompt(lm_fields *f, ollama_request *r) {
     const char *prompt = "", *suffix = "", *system = "", *template = "";
-    size_t prompt_len = 0, system_len = 0;
+    size_t prompt_len = 0, system_len = 0, template_len = 0;
     bool raw = false;
     lm_field_bool(f, "raw", &raw);
     lm_field_str(f, "prompt", &prompt, &prompt_len);
     lm_field_str(f, "suffix", &suffix, NULL);
     lm_field_str(f, "system", &system, &system_len);
-    lm_field_str(f, "template", &template, NULL);
+    lm_field_str(f, "template", &template, &template_len);
     if (json_array_size(lm_field_array(f, "images", "[]api.ImageData"))) r->images = true;
     json_t *context = lm_field_array(f, "context", "[]int");
     if (f->st != LM_OK) return;
@@ -175,12 +178,10 @@ static void read_prompt(lm_fields *f, ollama_request *r) {
     lm_request *to = r->request;
     r->empty = prompt_len == 0;
     r->insert = suffix[0] != '\0';
-    if (raw && (template[0] || system_len || json_array_size(context))) {
+    if (raw && (template_len || system_len || json_array_size(context))) {
         f->st = lm_fail(&f->err, LM_INVALID, "raw mode does not support template, system, or context");
-    } else if (template[0]) {
-        f->st = lm_fail(&f->err, LM_UNSUPPORTED,
-                        "a template of the request's own is not supported: send the finished prompt with raw "
-                        "true, or leave template out");
+    } else if (strlen(template) != template_len) {
+        f->st = lm_fail(&f->err, LM_INVALID, "template must not hold a NUL character");
     } else if (raw || r->insert) {
         if (strlen(prompt) != prompt_len)
             f->st = lm_fail(&f->err, LM_INVALID, "prompt must not hold a NUL character");
@@ -193,6 +194,7 @@ static void read_prompt(lm_fields *f, ollama_request *r) {
         if (system_len) add_message(to->messages, "system", system, system_len, f);
         add_message(to->messages, "user", prompt, prompt_len, f);
     }
+    if (template_len) to->template = lm_strdup(template);
     to->want_context = !raw;
     if (f->st == LM_OK) read_context(f, to);
 }

@@ -53,8 +53,11 @@ static void raw_and_suffix_choose_their_kinds(void **state) {
     ollama_request_release(&r);
     refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"raw\":true,\"system\":\"s\"}", LM_INVALID,
             "raw mode does not support template, system, or context");
-    refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"template\":\"{{ .Prompt }}\"}",
-            LM_UNSUPPORTED, "raw true");
+    refused(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"raw\":true,\"template\":\"{{ .Prompt }}\"}",
+            LM_INVALID, "raw mode does not support template, system, or context");
+    r = read_ok(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"template\":\"{{ .Prompt }}\"}");
+    assert_string_equal(r.request->template, "{{ .Prompt }}");
+    ollama_request_release(&r);
 }
 
 static void field_names_match_without_case(void **state) {

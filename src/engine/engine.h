@@ -88,6 +88,7 @@ typedef struct lm_request {
     char *suffix;         /* INSERT */
     json_t *messages;     /* CHAT: array in Ollama's message form */
     json_t *tools;        /* array or NULL */
+    char *template;       /* CHAT, INSERT: a Go template in place of the model's, or NULL */
     int32_t *context;     /* ids that go before the prompt, or NULL */
     uint32_t n_context;
     int thinking;         /* -1 not said, 0 off, 1 on */

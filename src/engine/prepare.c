@@ -62,8 +62,11 @@ static lm_status render_chat(const lm_runner *r, const lm_request *q, size_t fro
     if (st == LM_OK && q->tools) st = dump(q->tools, &tools, err);
     if (st == LM_OK) {
         lm_buf_clear(out);
-        st = lm_text_render_chat(r->text, lm_str_of(messages), lm_str_of(tools), q->thinking,
-                                 lm_str_of(q->think_level), out, err);
+        lm_str level = lm_str_of(q->think_level);
+        st = q->template ? lm_text_render_own(lm_str_of(q->template), lm_str_of(messages), (lm_str){0}, (lm_str){0},
+                                              q->thinking, level, out, err)
+                         : lm_text_render_chat(r->text, lm_str_of(messages), lm_str_of(tools), q->thinking, level,
+                                               out, err);
     }
     if (st == LM_OK) st = lm_buf_status(out, "the rendered prompt", err);
     free(messages);
@@ -86,13 +89,13 @@ static lm_status check_ids(const lm_runner *r, const int32_t *ids, uint32_t n, l
     return LM_OK;
 }
 
-/* What the model will read: the caller's ids, then the prompt's. Templates write the first token out
- * themselves. */
+/* What the model will read: the caller's ids, then the prompt's. Jinja templates write the first token out
+ * themselves, Go templates leave it to the tokenizer. */
 static lm_status tokenise(const lm_runner *r, const lm_request *q, lm_str prompt, lm_tokens *out,
                           lm_err *err) {
     const lm_text *t = r->text;
     out->n = 0;
-    bool templated = q->kind == LM_REQUEST_CHAT && t->chat;
+    bool templated = q->kind == LM_REQUEST_CHAT && t->chat && !q->template;
     lm_str bos = lm_str_of(t->bos);
     bool add_special = !templated && q->n_context == 0 && !(bos.len && lm_str_starts(prompt, bos));
     lm_status st = check_ids(r, q->context, q->n_context, LM_INVALID, "context", err);
@@ -119,7 +122,10 @@ static lm_status render_and_tokenise(const lm_runner *r, const lm_request *q, si
         st = render_chat(r, q, from, prompt, err);
     } else if (q->kind == LM_REQUEST_INSERT) {
         lm_buf_clear(prompt);
-        st = lm_text_render_insert(r->text, lm_str_of(q->prompt), lm_str_of(q->suffix), prompt, err);
+        lm_str before = lm_str_of(q->prompt), behind = lm_str_of(q->suffix);
+        st = q->template ? lm_text_render_own(lm_str_of(q->template), (lm_str){0}, before, behind, q->thinking,
+                                              lm_str_of(q->think_level), prompt, err)
+                         : lm_text_render_insert(r->text, before, behind, prompt, err);
         if (st == LM_OK) st = lm_buf_status(prompt, "the rendered prompt", err);
     } else {
         lm_buf_clear(prompt);

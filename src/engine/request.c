@@ -36,6 +36,7 @@ void lm_request_free(lm_request *r) {
     if (!r) return;
     free(r->prompt);
     free(r->suffix);
+    free(r->template);
     json_decref(r->messages);
     json_decref(r->tools);
     free(r->context);

@@ -5,8 +5,10 @@
 
 #include "text/go_template.h"
 
-#define MAX_WALK 2000 /* blocks in each other, over all calls of templates */
+#define MAX_WALK                                                                                             \
+    400 /* blocks and parentheses in each other, over all calls of templates: some stacks are small */
 #define MAX_ARGS 64
+#define FEW_ARGS 6
 
 /* Whether the pipeline before gave a last argument. */
 typedef struct final {
@@ -66,6 +68,15 @@ static bool step(go_exec *x) {
     if (!*x->steps) stop(x, "it takes too many steps");
     if (x->failed) return false;
     --*x->steps;
+    return true;
+}
+
+static bool descend(go_exec *x) {
+    if (x->depth >= MAX_WALK) {
+        go_fail(x, "exceeded maximum template depth (%d)", MAX_WALK);
+        return false;
+    }
+    x->depth++;
     return true;
 }
 
@@ -256,12 +267,8 @@ static go_value eval_command(go_exec *x, go_value dot, const go_node *cmd, final
 static go_value eval_pipe(go_exec *x, go_value dot, const go_node *pipe) {
     final last = none;
     if (!pipe || !step(x)) return GO_NOTHING;
-    if (x->depth >= MAX_WALK) {
-        stop(x, "too deep");
-        return GO_NOTHING;
-    }
-    x->depth++;
     x->node = pipe;
+    if (!descend(x)) return GO_NOTHING;
     for (uint32_t i = 0; i < pipe->kids.n && !x->failed; i++) {
         last.value = eval_command(x, dot, pipe->kids.at[i], last);
         last.value.any = false;
@@ -343,7 +350,7 @@ static go_value eval_and_or(go_exec *x, go_value dot, bool or, const go_nodes *a
 static go_value eval_call(go_exec *x, go_value dot, const go_function *f, const go_node *node, lm_str name,
                           const go_nodes *args, final last) {
     uint32_t n = args && args->n ? args->n - 1 : 0, all = n + last.given;
-    go_value argv[MAX_ARGS];
+    go_value few[FEW_ARGS], *argv = few;
     if (f->variadic && all < f->n_fixed)
         go_fail(x, "wrong number of args for " LM_STR_FMT ": want at least %u got %u", LM_STR_ARG(name),
                 f->n_fixed, n);
@@ -353,6 +360,8 @@ static go_value eval_call(go_exec *x, go_value dot, const go_function *f, const 
     else if (all > MAX_ARGS)
         go_fail(x, "more than %d args for " LM_STR_FMT, MAX_ARGS, LM_STR_ARG(name));
     if (x->failed) return GO_NOTHING;
+    if (all > FEW_ARGS) argv = go_make(x->arena, all, sizeof *argv);
+    if (!argv) return GO_NOTHING; /* the next step tells */
     if (!f->run) return eval_and_or(x, dot, name.ptr[0] == 'o', args, n, last);
     for (uint32_t i = 0; i < n && !x->failed; i++)
         argv[i] = eval_arg(x, dot, i < f->n_fixed ? f->first : f->rest, args->at[i + 1]);
@@ -486,11 +495,7 @@ static void walk_template(go_exec *x, go_value dot, const go_node *n) {
 static void walk(go_exec *x, go_value dot, const go_node *n) {
     if (!step(x)) return;
     x->node = n;
-    if (x->depth >= MAX_WALK) {
-        go_fail(x, "exceeded maximum template depth (%d)", MAX_WALK);
-        return;
-    }
-    x->depth++;
+    if (!descend(x)) return;
     switch (n->kind) {
     case NODE_TEXT: lm_buf_str(x->out, n->text); break;
     case NODE_ACTION: {

@@ -232,6 +232,17 @@ lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str too
     return st;
 }
 
+lm_status lm_text_render_own(lm_str source, lm_str messages_json, lm_str prompt, lm_str suffix, int thinking,
+                             lm_str level, lm_buf *out, lm_err *err) {
+    lm_go_template *t = NULL;
+    lm_status st = lm_go_template_open(&t, source, err);
+    if (st != LM_OK) return st;
+    st = suffix.len ? lm_go_template_insert(t, prompt, suffix, thinking, level, out, err)
+                    : lm_go_template_chat(t, messages_json, (lm_str){0}, thinking, level, out, err);
+    lm_go_template_close(t);
+    return st;
+}
+
 /* ---- fill in the middle -----------------------------------------------------------------------------------
  */
 

@@ -131,6 +131,10 @@ bool lm_text_is_stop(const lm_text *t, int32_t id);
  * low|medium|high. */
 lm_status lm_text_render_chat(const lm_text *t, lm_str messages_json, lm_str tools_json, int thinking,
                               lm_str level, lm_buf *out, lm_err *err) LM_CHECKED;
+/* A Go template of the request's own, in place of the model's: over prompt and suffix when there is a suffix, else
+ * over the messages. LM_INVALID with Go's text. */
+lm_status lm_text_render_own(lm_str source, lm_str messages_json, lm_str prompt, lm_str suffix, int thinking,
+                             lm_str level, lm_buf *out, lm_err *err) LM_CHECKED;
 /* Fill-in-the-middle prompt, of the Go template or of the model's family. LM_UNSUPPORTED: it has none. */
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out,
                                 lm_err *err) LM_CHECKED;

@@ -2,7 +2,8 @@
 """Go templates here against Go's own and Ollama's: compare.py PROBE REFERENCE TEMPLATES [--fuzz N] [--seed N]
 
 PROBE is text-probe, REFERENCE the program of main.go, TEMPLATES a directory with Ollama's published *.gotmpl. Every case has to
-give the same text, or the same error.
+give the same text, or the same error. With --write FILE, the cases of cases.py alone are written with the reference's answers,
+for the unit test: tests/golden/text/go_templates.json.
 """
 import argparse
 import glob
@@ -103,6 +104,24 @@ def random_questions(n, seed):
         yield {"go": body(r, 0, []), "data": cases.DATA}
 
 
+def write(path, reference):
+    plain = cases.SOURCES + cases.MULTILINE
+    asked = [{"go": source, "data": cases.DATA} for source in plain]
+    asked += [{"go": source, **chat} for source in cases.TEMPLATES for chat in cases.CHATS]
+    answers = ask([reference], asked)
+    for one in answers:  # an address, and what nobody wants to be the same
+        if "text" in one:
+            one["text"] = ADDRESS.sub("0xc000000000", one["text"])
+        elif one["error"].startswith("panic:"):
+            one.clear()
+    n = len(cases.CHATS)
+    chats = [[source, answers[at:at + n]] for source, at in zip(cases.TEMPLATES, range(len(plain), len(answers), n))]
+    parts = {"data": cases.DATA, "plain": list(zip(plain, answers)), "chats": cases.CHATS, "templates": chats}
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(json.dumps(parts, separators=(",", ":")).replace('],["', '],\n["') + "\n")
+    print(f"{len(answers)} answers in {path}")
+
+
 def same(ours, theirs):
     if "error" in theirs:
         if theirs["error"].startswith("panic:"):
@@ -120,14 +139,17 @@ def main():
     parser.add_argument("--fuzz", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=20)
+    parser.add_argument("--write")
     a = parser.parse_args()
+    if a.write:
+        return write(a.write, a.reference)
     asked = list(questions(a.templates)) + list(random_questions(a.fuzz, a.seed))
     ours, theirs = ask([a.probe], asked), ask([a.reference], asked)
     wrong = [(q, o, t) for q, o, t in zip(asked, ours, theirs) if not same(o, t)]
     for q, o, t in wrong[: a.show]:
         print(f"{json.dumps(q)[:600]}\n  here: {json.dumps(o)}\n  Go:   {json.dumps(t)}")
     print(f"{len(asked) - len(wrong)} of {len(asked)} the same; {sum('error' in t for t in theirs)} of them errors")
-    sys.exit(bool(wrong))
+    return bool(wrong)
 
 
-main()
+sys.exit(main())

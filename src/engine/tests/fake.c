@@ -613,6 +613,14 @@ lm_status lm_text_render_chat(const lm_text *t, lm_str messages, lm_str tools, i
     return LM_OK;
 }
 
+/* The template's source, then what the model's own would have given. */
+lm_status lm_text_render_own(lm_str source, lm_str messages, lm_str prompt, lm_str suffix, int thinking, lm_str level,
+                             lm_buf *out, lm_err *err) {
+    lm_buf_str(out, source);
+    return suffix.len ? lm_text_render_insert(NULL, prompt, suffix, out, err)
+                      : lm_text_render_chat(NULL, messages, (lm_str){0}, thinking, level, out, err);
+}
+
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out, lm_err *err) {
     (void)t;
     (void)err;
