@@ -90,6 +90,7 @@ lm_http *lm_exchange_new(lm_server *s, struct MHD_Connection *c, const char *url
     x->path = lm_strdup(path_of(url));
     x->path_len = lm_percent_decode(x->path, strlen(x->path));
     pthread_mutex_init(&x->lock, NULL);
+    pthread_cond_init(&x->input, NULL);
     lm_buf_init(&x->out, (size_t)s->config.max_backlog);
 
     MHD_get_connection_values_n(c, MHD_HEADER_KIND, keep_header, x);
@@ -114,7 +115,9 @@ static void exchange_free(lm_http *x) {
     free(x->method);
     free(x->path);
     free(x->body);
+    free(x->in);
     lm_buf_release(&x->out);
+    pthread_cond_destroy(&x->input);
     pthread_mutex_destroy(&x->lock);
     free(x);
 }
@@ -135,10 +138,15 @@ void lm_exchange_wake(lm_http *x) {
     MHD_resume_connection(x->connection);
 }
 
+void lm_exchange_tell(lm_http *x) {
+    if (x->streamed) pthread_cond_broadcast(&x->input);
+}
+
 /* x->lock is held. A connection that is waiting for its socket is not ours to resume: closing both halves
  * makes libmicrohttpd see the end at once instead of after its idle timeout. */
 static void cut(lm_http *x) {
     x->gone = true;
+    lm_exchange_tell(x);
     if (!x->connection) return;
     if (!x->suspended) shutdown(x->fd, SHUT_RDWR);
     lm_exchange_wake(x);
@@ -214,6 +222,39 @@ void lm_http_body_drop(lm_http *x) {
     x->body = NULL;
     x->body_len = x->body_room = 0;
     pthread_mutex_unlock(&x->lock);
+}
+
+uint64_t lm_announced(const lm_http *x, bool *waits) {
+    const pair *length = lm_pair_find(x->headers, "Content-Length", true);
+    *waits = lm_pair_find(x->headers, "Expect", true) != NULL;
+    return length ? strtoull(length->value.ptr, NULL, 10) : UINT64_MAX;
+}
+
+uint64_t lm_http_body_length(const lm_http *x) {
+    bool waits;
+    return lm_announced(x, &waits);
+}
+
+lm_status lm_http_body_read(lm_http *x, void *bytes, size_t room, size_t *n, lm_err *err) {
+    lm_status st = LM_OK;
+    LM_ASSERT(x->streamed && room);
+    pthread_mutex_lock(&x->lock);
+    x->in_wanted = true;
+    while (x->in_at == x->in_end && !x->in_done && !x->gone && !x->over) {
+        lm_exchange_wake(x);
+        pthread_cond_wait(&x->input, &x->lock);
+    }
+    size_t take = x->in_end - x->in_at;
+    if (take == 0 && !x->in_done) {
+        st = lm_fail(err, LM_CANCELLED, "the client left before the end of the body");
+    } else {
+        if (take > room) take = room;
+        if (take) memcpy(bytes, x->in + x->in_at, take);
+        x->in_at += take;
+        *n = take;
+    }
+    pthread_mutex_unlock(&x->lock);
+    return st;
 }
 
 lm_str lm_http_peer(const lm_http *x) {

@@ -7,6 +7,9 @@
  * whenever there are none. When libmicrohttpd says that the request is over, `over` is set and the connection
  * is never touched again.
  *
+ * A streamed body: the exchange is handed over after the head, suspended. The first read lets libmicrohttpd go on;
+ * bytes come into `in`, and the connection is suspended again while that is full.
+ *
  * Locks: server->lock before exchange->lock; neither is held while a callback of the user's runs.
  */
 #ifndef LM_HTTP_PRIVATE_H
@@ -19,6 +22,7 @@
 #include "http/http.h"
 
 #define MAX_ANSWER_HEADERS 16
+#define STREAM_ROOM        (256u << 10) /* bytes of a streamed body that wait for their reader */
 
 typedef struct pair {
     struct pair *next;
@@ -66,12 +70,19 @@ struct lm_http {
     lm_status body_status;
     int fd;
     bool handed;
+    bool streamed; /* the handler reads the body as it comes */
 
     /* guarded by server->lock */
     lm_http *queue_next;
     lm_http *live_prev, *live_next;
 
     pthread_mutex_t lock; /* guards the rest */
+    pthread_cond_t input; /* streamed: in has grown, in_done, gone */
+    bool in_wanted;       /* somebody reads: the client may go on */
+    bool in_begun;        /* libmicrohttpd is past the head */
+    bool in_done;         /* all of the body is in `in`, or taken */
+    uint8_t *in;          /* STREAM_ROOM bytes once something came */
+    size_t in_at, in_end; /* what has not been taken yet */
     uint32_t refs;
     struct MHD_Connection *connection; /* NULL once over */
     bool suspended;
@@ -100,6 +111,9 @@ size_t lm_percent_decode(char *s,
 
 lm_http *lm_exchange_new(lm_server *s, struct MHD_Connection *c, const char *url, const char *method);
 void lm_exchange_wake(lm_http *x); /* x->lock is held: resumes the connection if it is suspended */
+
+void lm_exchange_tell(lm_http *x);  /* the same: somebody who waits for input looks again */
+uint64_t lm_announced(const lm_http *x, bool *waits); /* body's length; waits: for "100 Continue" */
 
 /* A bound, listening, non-blocking socket. LM_IO with a text that names the remedy. */
 lm_status lm_listen(const char *host, uint16_t port, int *fd, uint16_t *bound, lm_err *err) LM_CHECKED;

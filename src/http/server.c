@@ -68,12 +68,11 @@ static enum MHD_Result take_body(lm_http *x, const char *bytes, size_t len) {
 
 /* True when the answer must not wait for the body: the client announces too much and waits for our word. */
 static bool refused_at_once(lm_http *x) {
-    const pair *length = lm_pair_find(x->headers, "Content-Length", true);
-    if (!length) return false;
-    uint64_t announced = strtoull(length->value.ptr, NULL, 10);
-    if (announced <= x->server->config.max_body) return false;
+    bool waits;
+    uint64_t announced = lm_announced(x, &waits);
+    if (announced == UINT64_MAX || announced <= x->server->config.max_body) return false;
     x->body_status = LM_TOO_LARGE;
-    return lm_pair_find(x->headers, "Expect", true) || announced > SWALLOW_MAX;
+    return waits || announced > SWALLOW_MAX;
 }
 
 /* From here on the workers know the exchange. Both locks: lm_server_close must not see a connection that is
@@ -181,6 +180,64 @@ static enum MHD_Result go_on(lm_http *x) {
     return answered ? queue_answer(x) : MHD_YES;
 }
 
+static void suspend(lm_http *x) {
+    x->suspended = true;
+    MHD_suspend_connection(x->connection);
+}
+
+/* x->lock is held. Takes what there is room for; what stays comes again after a resume. */
+static void take_piece(lm_http *x, const char *data, size_t *size) {
+    if (!x->in) x->in = lm_alloc(STREAM_ROOM);
+    if (x->in_at == x->in_end) x->in_at = x->in_end = 0;
+    size_t n = *size < STREAM_ROOM - x->in_end ? *size : STREAM_ROOM - x->in_end;
+    memcpy(x->in + x->in_end, data, n);
+    x->in_end += n;
+    *size -= n;
+    if (*size) suspend(x);
+    lm_exchange_tell(x);
+}
+
+/* The steps of a streamed exchange, in libmicrohttpd's order: after the head (again after each resume), pieces,
+ * the end. *answer: the moment has come to queue what was answered. */
+static enum MHD_Result stream_step(lm_http *x, const char *data, size_t *size, bool *answer) {
+    if (x->gone || atomic_load(&x->server->closing)) return MHD_NO;
+    if (!x->in_begun) {
+        bool waits;
+        uint64_t announced = lm_announced(x, &waits);
+        bool early = waits || (announced != UINT64_MAX && announced > SWALLOW_MAX);
+        if (x->answered && early) {
+            *answer = true;
+        } else if (x->answered || x->in_wanted) {
+            x->in_begun = true;
+        } else {
+            suspend(x);
+        }
+    } else if (*size && x->answered) { /* nobody wants it; whoever sends it gets to read why */
+        x->body_seen += *size;
+        *size = 0;
+        if (x->body_seen > SWALLOW_MAX) return MHD_NO;
+    } else if (*size) {
+        take_piece(x, data, size);
+    } else {
+        x->in_done = true;
+        lm_exchange_tell(x);
+        if (x->answered)
+            *answer = true;
+        else
+            suspend(x);
+    }
+    if (*answer && !x->streaming && !x->head) x->bytes_out = x->out.len;
+    return MHD_YES;
+}
+
+static enum MHD_Result go_on_streamed(lm_http *x, const char *data, size_t *size) {
+    bool answer = false;
+    pthread_mutex_lock(&x->lock);
+    enum MHD_Result ok = stream_step(x, data, size, &answer);
+    pthread_mutex_unlock(&x->lock);
+    return answer ? queue_answer(x) : ok;
+}
+
 static enum MHD_Result on_request(void *ctx, struct MHD_Connection *c, const char *url, const char *method,
                                   const char *version, const char *data, size_t *size, void **slot) {
     (void)version;
@@ -189,8 +246,10 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *c, const cha
     if (!x) {
         if (atomic_load(&s->closing)) return MHD_NO;
         *slot = x = lm_exchange_new(s, c, url, method);
-        return refused_at_once(x) ? hand_over(x) : MHD_YES;
+        x->streamed = s->config.streams && s->config.streams(s->config.ctx, x);
+        return x->streamed || refused_at_once(x) ? hand_over(x) : MHD_YES;
     }
+    if (x->streamed) return go_on_streamed(x, data, size);
     if (x->handed) return go_on(x);
     if (*size) {
         enum MHD_Result ok = take_body(x, data, *size);
@@ -225,6 +284,7 @@ static void on_completed(void *ctx, struct MHD_Connection *c, void **slot,
     if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK || !x->answered) x->gone = true;
     bool gone = x->gone;
     atomic_fetch_sub(&s->bodies, x->body_room);
+    lm_exchange_tell(x);
     void (*on_end)(void *, bool) = x->on_end;
     void *on_end_ctx = x->on_end_ctx;
     pthread_mutex_unlock(&x->lock);
@@ -264,8 +324,9 @@ static void look_once(lm_server *s, struct pollfd *fds, uint32_t room) {
             continue;
 #endif
         pthread_mutex_lock(&x->lock);
-        /* One that libmicrohttpd is sending to is in its own hands, and may still be reading. */
-        if (x->suspended) {
+        /* One that libmicrohttpd is sending to is in its own hands, and may still be reading; one whose
+         * body is still to be read has more to say, and is found out then. */
+        if (x->suspended && (!x->streamed || x->in_done)) {
             x->gone = true;
             lm_exchange_wake(x);
         }
@@ -404,6 +465,7 @@ static void stop_daemon(lm_server *s) {
     for (lm_http *x = s->live; x; x = x->live_next) {
         pthread_mutex_lock(&x->lock);
         x->gone = true;
+        lm_exchange_tell(x);
         lm_exchange_wake(x);
         pthread_mutex_unlock(&x->lock);
     }

@@ -1,8 +1,8 @@
-/* delete.c - everything that writes to the own store: making room for a model, removing one, unlinking one.
+/* delete.c - a name goes: a model of the own store is removed, one of another place unlinked.
  *
  * OWN/.unlinked holds the names under which the user no longer wants to see a directory that is not ours: one
  * line each, "full name<tab>directory", '%' and control characters as %XX. Removing a line brings the name
- * back. OWN/.lock is locked while one of these functions works, between processes as well.
+ * back. OWN/.lock is locked meanwhile, between processes as well.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,10 +16,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "store/private.h"
+#include "store/own.h"
 
 #define MAX_TOMBS (4u << 20) /* bytes */
-#define TRASH     ".trash-"
 
 /* ---- tombstones ------------------------------------------------------------------------------------------
  */
@@ -86,53 +85,70 @@ static lm_status add_tomb(const char *own_dir, const lm_name *name, const char *
 /* ---- the own store ---------------------------------------------------------------------------------------
  */
 
-static lm_status lock_own(const char *own_dir, int *fd, lm_err *err) {
-    lm_status st = lm_dir_make(own_dir, err);
-    if (st != LM_OK) return st;
-    char *path = lm_path_join(own_dir, ".lock");
-    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    while (*fd >= 0 && flock(*fd, LOCK_EX) != 0) {
-        if (errno == EINTR) continue;
-        close(*fd);
-        *fd = -1;
+static void remove_empty_parents(const char *own, const char *path) {
+    char *parent = lm_strdup(path);
+    size_t own_len = strlen(own);
+    for (char *slash; (slash = strrchr(parent, '/')) && (size_t)(slash - parent) > own_len;) {
+        *slash = '\0';
+        if (rmdir(parent) != 0) break; /* not empty: other tags live there */
     }
-    if (*fd < 0) st = lm_fail(err, LM_IO, "%s: %s", path, strerror(errno));
-    free(path);
-    return st;
-}
-
-/* What a process that was killed in the middle of a delete has left. */
-static void empty_trash(const char *own_dir) {
-    DIR *d = opendir(own_dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (!lm_str_starts(lm_str_of(e->d_name), LM_STR(TRASH))) continue;
-        char *path = lm_path_join(own_dir, e->d_name);
-        if (lm_dir_remove(path, NULL) != LM_OK) (void)0; /* the next delete tries again */
-        free(path);
-    }
-    if (d) closedir(d);
+    free(parent);
 }
 
 /* Out of sight in one step, then gone: a reader sees the whole model or none. */
-static lm_status remove_own(const char *own_dir, const char *dir, lm_err *err) {
-    static atomic_uint count;
-    char trash[64];
-    snprintf(trash, sizeof trash, TRASH "%ld-%u", (long)getpid(), atomic_fetch_add(&count, 1));
-    char *away = lm_path_join(own_dir, trash), *parent = lm_strdup(dir);
-    size_t own_len = strlen(own_dir);
-    lm_status st = LM_OK;
-
-    if (rename(dir, away) != 0) {
-        st = lm_fail(err, errno == ENOENT ? LM_NOT_FOUND : LM_IO, "remove %s: %s", dir, strerror(errno));
-    } else {
+lm_status lm_own_remove_dir(const char *own, const char *dir, lm_err *err) {
+    char *away = NULL;
+    lm_status st = lm_own_temp(own, &away, err);
+    if (st == LM_OK && rename(dir, away) != 0) st = lm_own_fail(err, "remove", dir);
+    if (st == LM_OK) {
         st = lm_dir_remove(away, err);
-        for (char *slash; (slash = strrchr(parent, '/')) && (size_t)(slash - parent) > own_len;) {
-            *slash = '\0';
-            if (rmdir(parent) != 0) break; /* not empty: other tags live there */
-        }
+        remove_empty_parents(own, dir);
     }
     free(away);
-    free(parent);
+    return st;
+}
+
+/* In OWN/removed until it has been pruned: who is killed in between has forgotten nothing. */
+lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) {
+    static atomic_uint count;
+    char name[64];
+    char *dir = lm_path_join(own, LM_OWN_REMOVED);
+    snprintf(name, sizeof name, "%ld-%llx-%u", (long)getpid(), (unsigned long long)lm_wall_ns(),
+             atomic_fetch_add(&count, 1));
+    char *noted = lm_path_join(dir, name);
+    lm_status st = lm_dir_make(dir, err);
+    if (st == LM_OK && (remove ? rename(path, noted) : link(path, noted)) != 0)
+        st = lm_own_fail(err, remove ? "remove" : "link", path);
+    if (st == LM_OK && remove) {
+        char *parent = lm_str_dup((lm_str){path, (size_t)(strrchr(path, '/') - path)});
+        st = lm_own_sync_dir(parent, err);
+        free(parent);
+        remove_empty_parents(own, path);
+    }
+    free(noted);
+    free(dir);
+    return st;
+}
+
+/* A name may be served from several places; afterwards it must be gone. Each turn takes one of them away. */
+static lm_status remove_all(lm_store *s, const lm_name *name, bool *any, lm_err *err) {
+    const char *own = s->places[0].dir;
+    lm_entry entry;
+    lm_status st = LM_OK;
+    for (uint32_t turn = 0; st == LM_OK && turn < 64; turn++) {
+        char *manifest = lm_manifest_path(own, name); /* whole or not */
+        bool there = lm_path_is_file(manifest);
+        if (there) st = lm_own_retire(own, manifest, true, err);
+        free(manifest);
+        if (!there) {
+            lm_name shown;
+            if (!lm_store_find_exact(s, name, &entry)) break;
+            st = lm_name_parse(lm_str_of(entry.name), &shown, err);
+            if (st == LM_OK)
+                st = entry.owned ? lm_own_remove_dir(own, entry.dir, err) : add_tomb(own, &shown, entry.dir, err);
+        }
+        *any = true;
+    }
     return st;
 }
 
@@ -141,59 +157,21 @@ lm_status lm_store_delete(lm_store *s, const char *text, lm_err *err) {
     lm_entry entry;
     lm_name name;
     int lock = -1;
-
-    lm_status st = lm_store_find(s, text, &entry, err);
-    if (st == LM_OK) st = lm_name_parse(lm_str_of(entry.name), &name, err);
-    if (st == LM_OK) st = lock_own(own, &lock, err);
-    if (st != LM_OK) return st;
-    empty_trash(own);
-    /* A name may be served from several places; afterwards it must be gone. Each turn takes one of them away.
-     */
     bool any = false;
-    for (uint32_t turn = 0; st == LM_OK && turn < 64 && lm_store_find_exact(s, &name, &entry); turn++) {
-        lm_name shown;
-        st = lm_name_parse(lm_str_of(entry.name), &shown, err);
-        if (st == LM_OK)
-            st = entry.owned ? remove_own(own, entry.dir, err) : add_tomb(own, &shown, entry.dir, err);
-        any = true;
-    }
-    if (!any) st = lm_fail(err, LM_NOT_FOUND, "model '%s' not found", text); /* another process was faster */
-    close(lock);
-    return st;
-}
 
-/* The directory of `part` in dir, in the spelling that is there already. The caller frees. */
-static char *spelled_as_stored(const char *dir, const char *part) {
-    DIR *d = opendir(dir);
-    char *path = NULL;
-    for (struct dirent *e; d && !path && (e = readdir(d));) {
-        if (strcasecmp(e->d_name, part) == 0) path = lm_path_join(dir, e->d_name);
-    }
-    if (d) closedir(d);
-    return path ? path : lm_path_join(dir, part);
-}
-
-lm_status lm_store_place(lm_store *s, const char *text, char **dir, lm_err *err) {
-    lm_name name;
     lm_status st = lm_name_parse(lm_str_of(text), &name, err);
     if (st != LM_OK) return st;
-
-    int lock = -1;
-    st = lock_own(s->places[0].dir, &lock, err);
+    char *manifest = lm_manifest_path(own, &name);
+    if (!lm_path_is_file(manifest)) { /* the name may be short for another */
+        st = lm_store_find(s, text, &entry, err);
+        if (st == LM_OK) st = lm_name_parse(lm_str_of(entry.name), &name, err);
+    }
+    free(manifest);
+    if (st == LM_OK) st = lm_own_lock(own, &lock, err);
     if (st != LM_OK) return st;
-    const char *parts[] = {name.host, name.ns, name.model, name.tag};
-    char *path = lm_strdup(s->places[0].dir);
-    for (int i = 0; i < 4 && st == LM_OK; i++) {
-        st = lm_dir_make(path, err);
-        char *next = spelled_as_stored(path, parts[i]);
-        free(path);
-        path = next;
-    }
+    st = remove_all(s, &name, &any, err);
+    if (st == LM_OK && !any) st = lm_fail(err, LM_NOT_FOUND, "model '%s' not found", text); /* another was faster */
     close(lock);
-    if (st != LM_OK) {
-        free(path);
-        return st;
-    }
-    *dir = path;
-    return LM_OK;
+    lm_own_prune(own);
+    return st;
 }

@@ -66,7 +66,7 @@ static lm_status sync_dir(const char *path, lm_err *err) {
     return failed ? lm_fail(err, LM_IO, "sync %s: %s", path, strerror(failed)) : LM_OK;
 }
 
-static lm_status fill(const lm_gguf *g, const char *dir, lm_import_progress *progress, void *ctx,
+static lm_status fill(const lm_gguf *g, const char *dir, lm_store_progress *progress, void *ctx,
                       lm_err *err) {
     const lm_family *family = NULL;
     lm_plan *plan = NULL;
@@ -82,7 +82,7 @@ static lm_status fill(const lm_gguf *g, const char *dir, lm_import_progress *pro
     return st;
 }
 
-lm_status lm_import_gguf(const char *gguf, const char *dir, lm_import_progress *progress, void *ctx,
+lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx,
                          lm_err *err) {
     char *parent = NULL, *last = NULL, *temp = NULL;
     lm_gguf *g = NULL;

@@ -72,7 +72,7 @@ bool lm_plan_has(const lm_plan *p, const char *name); /* an MLX tensor name, ".w
 json_t *
 lm_plan_quantization(const lm_plan *p); /* for config.json, new reference; NULL when nothing is quantised */
 /* Writes path. LM_CORRUPT, LM_NO_SPACE, LM_IO, LM_CANCELLED. */
-lm_status lm_plan_write(const lm_plan *p, const char *path, lm_import_progress *progress, void *ctx,
+lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *progress, void *ctx,
                         lm_err *err) LM_CHECKED;
 
 /* ---- config (import_config.c) */

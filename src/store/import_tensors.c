@@ -213,7 +213,7 @@ typedef struct job {
     uint8_t *codes; /* a piece of codes or plain numbers */
     uint16_t *scales, *biases;
     uint64_t room; /* elements that the buffers hold */
-    lm_import_progress *progress;
+    lm_store_progress *progress;
     void *ctx;
     uint64_t done, total, dropped; /* bytes of the source */
 } job;
@@ -305,7 +305,7 @@ static lm_status write_item(job *j, const item *it, lm_err *err) {
     return LM_OK;
 }
 
-lm_status lm_plan_write(const lm_plan *p, const char *path, lm_import_progress *progress, void *ctx,
+lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *progress, void *ctx,
                         lm_err *err) {
     job j = {.plan = p, .progress = progress, .ctx = ctx, .room = PIECE};
     for (uint32_t i = 0; i < p->n; i++) {

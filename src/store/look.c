@@ -29,7 +29,7 @@ typedef struct files {
     uint32_t n, room;
 } files;
 
-static int64_t mtime_ns(const struct stat *st) {
+int64_t lm_file_time_ns(const struct stat *st) {
 #ifdef __APPLE__
     return (int64_t)st->st_mtimespec.tv_sec * 1000000000 + st->st_mtimespec.tv_nsec;
 #else
@@ -95,7 +95,7 @@ static bool list_files(const char *dir, files *f) {
             f->room = f->room ? f->room * 2 : 16;
             f->items = lm_realloc(f->items, f->room * sizeof *f->items);
         }
-        f->items[f->n++] = (file){lm_strdup(e->d_name), (uint64_t)st.st_size, mtime_ns(&st)};
+        f->items[f->n++] = (file){lm_strdup(e->d_name), (uint64_t)st.st_size, lm_file_time_ns(&st)};
     }
     closedir(d);
     return ok;

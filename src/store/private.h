@@ -57,6 +57,8 @@ const char *lm_aliases_default_tag(const lm_aliases *a, const lm_name *name);
 lm_status lm_aliases_installed(char **path, lm_err *err) LM_CHECKED;
 
 /* ---- look.c: one model directory */
+struct stat;
+int64_t lm_file_time_ns(const struct stat *st); /* of its last change */
 /* True when dir holds a whole model; fills size, modified and, unless fast, the digest. */
 bool lm_look(const char *dir, lm_entry *out);
 /* True when dir (models--a--b) has a whole snapshot; its path in out: refs/main first, else the newest. */

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "store/private.h"
+#include "store/own.h"
 
 #define MAX_DEPTH 4
 
@@ -188,9 +188,20 @@ static void walk_dir(walk *w, const char *dir, uint32_t depth) {
     uint32_t seen = 0;
     for (struct dirent *e; !back && !w->stop && seen < LM_MAX_ENTRIES && (e = readdir(d)); seen++) {
         bool maybe = e->d_type == DT_DIR || e->d_type == DT_LNK || e->d_type == DT_UNKNOWN;
+        if (depth == 0 && w->place->own && lm_own_reserved(e->d_name)) continue;
         if (e->d_name[0] != '.' && maybe) visit_entry(w, dir, e->d_name, depth);
     }
     closedir(d);
+}
+
+/* A model of the own store that a manifest names. */
+static bool visit_manifest(void *ctx, const lm_name *name, const char *path) {
+    walk *w = ctx;
+    lm_entry entry;
+    if (!lm_view_entry(w->place->dir, path, &entry)) return true;
+    lm_name_short(name, entry.name);
+    w->stop = !w->visit(w->ctx, name, &entry);
+    return !w->stop;
 }
 
 void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx) {
@@ -199,6 +210,11 @@ void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *v
     char *config = lm_path_join(place->dir, "config.json");
     lm_name name;
 
+    if (place->own) lm_manifests_walk(place->dir, want, visit_manifest, &w);
+    if (w.stop) {
+        free(config);
+        return;
+    }
     if (!place->own && access(config, F_OK) == 0) { /* a root may be a model itself */
         const char *slash = strrchr(place->dir, '/'), *last = slash ? slash + 1 : place->dir;
         if (spell(&last, 1, &name) && (!want || lm_name_same(want, &name))) found(&w, &name, place->dir);

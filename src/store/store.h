@@ -38,30 +38,118 @@ lm_status lm_name_parse(lm_str text, lm_name *out, lm_err *err) LM_CHECKED;
 void lm_name_short(const lm_name *n, char out[700]); /* as lists show it: default host and namespace left out, tag always there */
 void lm_name_full(const lm_name *n, char out[700]);  /* registry.ollama.ai/library/llama3.2:latest */
 
+/* done and total in bytes of the source; called now and then from the thread that works. Return false to
+ * cancel: LM_CANCELLED. */
+typedef bool lm_store_progress(void *ctx, uint64_t done, uint64_t total);
+
 /* ---- models on this disk */
 typedef struct lm_entry {
     char name[700];        /* as lists show it */
     char dir[1024];        /* the model directory */
-    char digest[65];       /* 64 hex digits: sha256 over names, sizes and times of its files */
+    char digest[65];       /* 64 hex digits: sha256 of its manifest, or over names, sizes and times of its files */
     uint64_t size;         /* bytes */
     int64_t modified_ns;   /* wall clock */
     bool owned;            /* lies in the own store: delete removes the files */
+    bool managed;          /* of it: a manifest names the files, dir is a view of links to them */
 } lm_entry;
 /* All models, newest first; *out is malloc'd, the caller frees. */
 lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) LM_CHECKED;
 /* By a name as a user types it, aliases included. LM_NOT_FOUND: "model 'NAME' not found". LM_INVALID: malformed. */
 lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
-/* Owned: removes the directory atomically (renamed away first). Linked: forgets it (a tombstone in the own store), the
+/* Owned: removes the manifest, and then what nothing else needs of it. Linked: forgets it (a tombstone in the own store), the
  * user's files stay. */
 lm_status lm_store_delete(lm_store *s, const char *name, lm_err *err) LM_CHECKED;
-/* Where a new model of this name goes; its parent directories exist. The caller frees. */
-lm_status lm_store_place(lm_store *s, const char *name, char **dir, lm_err *err) LM_CHECKED;
+/* The same model under another name: a manifest more, the blobs are shared. A model that lies elsewhere becomes
+ * one of the own store that way. LM_NOT_FOUND: model "SOURCE" not found. */
+lm_status lm_store_copy(lm_store *s, const char *source, const char *destination, lm_store_progress *progress,
+                        void *ctx, lm_err *err) LM_CHECKED;
+/* Removes what no manifest names: blobs (uploaded ones an hour after they came), views, what killed processes
+ * left. Does nothing while anybody, in any process, has a draft or a blob open: who is last does it. */
+void lm_store_prune(lm_store *s);
+
+/* ---- blobs: files of the own store by the sha256 of their content (docs/STORE.md) */
+#define LM_DIGEST_SIZE 72 /* "sha256:", 64 hex digits in small letters, NUL */
+/* "sha256:" or "sha256-" and 64 hex digits. LM_INVALID: "invalid digest format". */
+lm_status lm_digest_parse(lm_str text, char out[LM_DIGEST_SIZE], lm_err *err) LM_CHECKED;
+/* True when it is there; it then stays for another hour although no manifest names it. */
+bool lm_store_has_blob(lm_store *s, const char *digest);
+
+typedef struct lm_blob lm_blob; /* one that is being written, by one thread at a time */
+/* bytes: how many will come, 0 when that is not known. LM_NO_SPACE: they do not fit. */
+lm_status lm_blob_open(lm_blob **out, lm_store *s, uint64_t bytes, lm_err *err) LM_CHECKED;
+lm_status lm_blob_write(lm_blob *b, lm_str bytes, lm_err *err) LM_CHECKED;
+/* Puts it into the store. LM_INVALID: 'digest mismatch, expected "..", got ".."'. */
+lm_status lm_blob_commit(lm_blob *b, const char *digest, lm_err *err) LM_CHECKED;
+void lm_blob_close(lm_blob *b); /* drops what was not committed; NULL allowed */
+
+/* ---- drafts: a model of the own store in the making. It appears whole, with commit, or not at all.
+ * While a draft is open nothing that it has taken in can be pruned. By one thread at a time. */
+typedef struct lm_draft lm_draft;
+
+/* What a Modelfile adds to the files of a model. */
+typedef enum lm_layer_kind {
+    LM_LAYER_FILE,
+    LM_LAYER_TEMPLATE,
+    LM_LAYER_SYSTEM,
+    LM_LAYER_PARAMS,   /* JSON: option -> value */
+    LM_LAYER_MESSAGES, /* JSON: [{role, content}] */
+    LM_LAYER_LICENSE,  /* any number */
+    LM_LAYER_KINDS
+} lm_layer_kind;
+
+/* How a file comes into the store. */
+typedef enum lm_take {
+    LM_TAKE_LINK, /* stays where it is: shared by clone or hard link where the file system can, else copied */
+    LM_TAKE_MOVE, /* is moved; must lie in a place of lm_draft_staging's or lm_store_partial's */
+} lm_take;
+
+lm_status lm_draft_open(lm_draft **out, lm_store *s, lm_err *err) LM_CHECKED;
+/* Gives back what it holds, and prunes. NULL allowed. */
+void lm_draft_close(lm_draft *d);
+/* progress: bytes that have been read so far of this call's; may be NULL. */
+lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *progress, void *ctx,
+                        lm_err *err) LM_CHECKED;
+/* One file of the model directory. digest: what it must have ("sha256:.."), or NULL. LM_INVALID: a name that a
+ * model directory cannot have. LM_CORRUPT: another digest. */
+lm_status lm_draft_file(lm_draft *d, const char *name, const char *path, lm_take take, const char *digest,
+                        lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
+/* The same from a blob. LM_NOT_FOUND: there is no such blob. */
+lm_status lm_draft_blob(lm_draft *d, const char *name, const char *digest, lm_err *err) LM_CHECKED;
+/* A GGUF file that is a blob, imported. */
+lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx,
+                        lm_err *err) LM_CHECKED;
+/* The text of a kind that the draft has so far into out; nothing when it has none. */
+lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) LM_CHECKED;
+void lm_draft_drop(lm_draft *d, lm_layer_kind kind);
+/* Adds to what there is: drop first to replace. */
+lm_status lm_draft_add(lm_draft *d, lm_layer_kind kind, lm_str text, lm_err *err) LM_CHECKED;
+void lm_draft_requires(lm_draft *d, const char *version); /* which Ollama can run it */
+/* Fails as loading would: no config.json, unknown architecture, damaged weights. */
+lm_status lm_draft_check(lm_draft *d, lm_err *err) LM_CHECKED;
+/* A new empty directory within the store for files that are made or fetched for this draft; it goes with the
+ * draft. Owned by the draft. */
+lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) LM_CHECKED;
+/* Called for each layer in their order before the manifest is written: was it there before this draft? */
+typedef void lm_draft_layer(void *ctx, const char *digest, bool existing);
+lm_status lm_draft_commit(lm_draft *d, const char *name, lm_draft_layer *layer, void *ctx, lm_err *err) LM_CHECKED;
+
+/* All of the above in one: files become the model NAME, in place of what had that name. */
+typedef struct lm_store_file {
+    const char *name, *path;
+    lm_take take;
+    const char *digest; /* NULL: not known */
+} lm_store_file;
+lm_status lm_store_commit(lm_store *s, const char *name, const lm_store_file *files, uint32_t n,
+                          lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
+
+/* A file that is fetched in parts, possibly by several processes one after the other: OWN/partial/<sha256 of key>, made
+ * when absent, kept until it is taken (LM_TAKE_MOVE) or a week old. *fd is open for reading and writing, and holds
+ * a lock: LM_BUSY while another process has it. The caller closes fd and frees path. */
+lm_status lm_store_partial(lm_store *s, const char *key, int *fd, char **path, lm_err *err) LM_CHECKED;
 
 /* ---- import */
-/* done and total in bytes of the source; called now and then from the importing thread. Return false to cancel. */
-typedef bool lm_import_progress(void *ctx, uint64_t done, uint64_t total);
 /* Converts one GGUF file into a new MLX model directory at dir (which must not exist; it appears whole or not at all).
  * Memory is independent of the model's size. LM_CORRUPT, LM_UNSUPPORTED, LM_NO_SPACE, LM_CANCELLED. */
-lm_status lm_import_gguf(const char *gguf, const char *dir, lm_import_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
+lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 
 #endif

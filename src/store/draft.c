@@ -1,0 +1,555 @@
+/* draft.c - a model in the making: layers are gathered, a manifest is written over them.
+ *
+ * Blobs are in the store before the manifest that names them, and each is on the disk before it has its name, so
+ * there is no moment at which half a model could be seen. .users is held from the first blob to the manifest.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "model/model.h"
+#include "store/own.h"
+
+#define MAX_TEXT     (16u << 20) /* of a Modelfile's part */
+#define MAX_LICENSE  (1u << 20)
+#define MAX_CONFIG   (8u << 20)
+#define TYPE_FILE    "application/vnd.mlx-ollama.image.file"
+
+struct lm_draft {
+    const char *own; /* the store's */
+    lm_store *store;
+    int users;
+    lm_manifest m;
+    json_t *config; /* of the model that it comes from, or NULL */
+    char *requires;
+    char *staging;
+    char *view; /* of lm_draft_check, in OWN/work */
+    lm_model_info info;
+    bool checked;
+};
+
+lm_status lm_draft_open(lm_draft **out, lm_store *s, lm_err *err) {
+    int users = -1;
+    lm_status st = lm_own_use(s->places[0].dir, &users, err);
+    if (st != LM_OK) return st;
+    lm_draft *d = lm_alloc(sizeof *d);
+    d->store = s;
+    d->own = s->places[0].dir;
+    d->users = users;
+    *out = d;
+    return LM_OK;
+}
+
+static void remove_tree(char **path) {
+    if (*path && lm_dir_remove(*path, NULL) != LM_OK) (void)0; /* pruning takes it */
+    free(*path);
+    *path = NULL;
+}
+
+void lm_draft_close(lm_draft *d) {
+    if (!d) return;
+    remove_tree(&d->staging);
+    remove_tree(&d->view);
+    close(d->users);
+    lm_own_prune(d->own);
+    lm_manifest_release(&d->m);
+    json_decref(d->config);
+    free(d->requires);
+    free(d);
+}
+
+/* ---- layers */
+
+static lm_status add_layer(lm_draft *d, const char *type, const char *name, const char *digest, bool existing,
+                           lm_err *err) {
+    uint64_t size = 0;
+    if (!lm_blob_look(d->own, digest, &size))
+        return lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", digest);
+    for (uint32_t i = 0; name[0] && i < d->m.n; i++)
+        if (!strcasecmp(d->m.layers[i].name, name))
+            return lm_fail(err, LM_INVALID, "file \"%.200s\" is there twice", name);
+    lm_layer *l = lm_manifest_add(&d->m, type, name);
+    memcpy(l->digest, digest, LM_DIGEST_SIZE);
+    l->size = size;
+    l->existing = existing;
+    return LM_OK;
+}
+
+static const char *type_of(lm_layer_kind kind, char type[96]) {
+    snprintf(type, 96, LM_TYPE_IMAGE "%s", lm_layer_kind_name(kind));
+    return type;
+}
+
+lm_status lm_draft_add(lm_draft *d, lm_layer_kind kind, lm_str text, lm_err *err) {
+    char digest[LM_DIGEST_SIZE], type[96];
+    bool existing = false;
+    LM_ASSERT(kind != LM_LAYER_FILE && kind < LM_LAYER_KINDS);
+    lm_status st = lm_blob_put(d->own, text, digest, &existing, err);
+    return st == LM_OK ? add_layer(d, type_of(kind, type), "", digest, existing, err) : st;
+}
+
+void lm_draft_drop(lm_draft *d, lm_layer_kind kind) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        if (lm_layer_kind_of(&d->m.layers[i]) == kind)
+            free(d->m.layers[i].from);
+        else
+            d->m.layers[n++] = d->m.layers[i];
+    }
+    d->m.n = n;
+}
+
+lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) {
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        if (lm_layer_kind_of(&d->m.layers[i]) != kind) continue;
+        char *path = lm_blob_path(d->own, d->m.layers[i].digest);
+        lm_status st = lm_file_read(path, MAX_TEXT, out, err);
+        free(path);
+        return st;
+    }
+    return LM_OK;
+}
+
+void lm_draft_requires(lm_draft *d, const char *version) {
+    free(d->requires);
+    d->requires = lm_strdup(version);
+}
+
+/* ---- files */
+
+static bool ends(const char *name, const char *suffix) {
+    size_t n = strlen(name), k = strlen(suffix);
+    return n >= k && !strcasecmp(name + n - k, suffix);
+}
+
+/* Makers ship their terms under many names; a text becomes the layer that Ollama has for it. */
+static bool is_license_text(const char *name, const char *blob) {
+    lm_buf text;
+    bool bad = false;
+    if (strncasecmp(name, "license", 7)) return false;
+    lm_buf_init(&text, MAX_LICENSE);
+    bool ok = lm_file_read(blob, MAX_LICENSE, &text, NULL) == LM_OK && text.len &&
+              !memchr(text.ptr, '\0', text.len) && lm_utf8_valid(lm_buf_view(&text), &bad) == text.len;
+    lm_buf_release(&text);
+    return ok;
+}
+
+/* A plain directory may hold what a Modelfile adds, under the names that views give it. */
+static lm_layer_kind kind_of_file(const char *name, const char *blob) {
+    for (int k = LM_LAYER_FILE + 1; k < LM_LAYER_LICENSE; k++)
+        if (!strcmp(name, lm_layer_kind_name((lm_layer_kind)k))) return (lm_layer_kind)k;
+    return is_license_text(name, blob) ? LM_LAYER_LICENSE : LM_LAYER_FILE;
+}
+
+static lm_status add_file(lm_draft *d, const char *name, const char *digest, bool existing, lm_err *err) {
+    char type[96];
+    char *blob = lm_blob_path(d->own, digest);
+    lm_layer_kind kind = kind_of_file(name, blob);
+    lm_status st = LM_OK;
+    if (kind != LM_LAYER_FILE)
+        st = add_layer(d, type_of(kind, type), "", digest, existing, err);
+    else if (!lm_layer_file_ok(name))
+        st = lm_fail(err, LM_INVALID, "\"%.200s\" cannot be the name of a model's file", name);
+    else
+        st = add_layer(d, ends(name, ".json") ? LM_TYPE_IMAGE "json" : TYPE_FILE, name, digest, existing, err);
+    free(blob);
+    return st;
+}
+
+lm_status lm_draft_file(lm_draft *d, const char *name, const char *path, lm_take take, const char *want,
+                        lm_store_progress *progress, void *ctx, lm_err *err) {
+    char digest[LM_DIGEST_SIZE];
+    bool existing = false;
+    lm_status st = lm_blob_take(d->own, path, take, want, progress, ctx, digest, &existing, err);
+    return st == LM_OK ? add_file(d, name, digest, existing, err) : st;
+}
+
+lm_status lm_draft_blob(lm_draft *d, const char *name, const char *digest, lm_err *err) {
+    uint64_t bytes;
+    if (!lm_blob_look(d->own, digest, &bytes))
+        return lm_fail(err, LM_NOT_FOUND, "blob %s of \"%.200s\" is missing: upload it first", digest, name);
+    return add_file(d, name, digest, true, err);
+}
+
+/* ---- whole directories */
+
+typedef struct sum {
+    lm_store_progress *progress;
+    void *ctx;
+    uint64_t before, total;
+} sum;
+
+static bool add_up(void *ctx, uint64_t done, uint64_t total) {
+    const sum *s = ctx;
+    (void)total;
+    return !s->progress || s->progress(s->ctx, s->before + done, s->total);
+}
+
+typedef struct names {
+    char **items;
+    uint32_t n;
+} names;
+
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The files of a model's directory; what hides and what lies deeper is nobody's. */
+static lm_status list_dir(const char *dir, names *out, uint64_t *bytes, lm_err *err) {
+    DIR *d = opendir(dir);
+    if (!d) return lm_own_fail(err, "open", dir);
+    for (struct dirent *e; out->n < 4096 && (e = readdir(d));) {
+        struct stat st;
+        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode)) continue;
+        out->items = lm_realloc(out->items, (out->n + 1) * sizeof *out->items);
+        out->items[out->n++] = lm_strdup(e->d_name);
+        *bytes += (uint64_t)st.st_size;
+    }
+    closedir(d);
+    if (out->n) qsort(out->items, out->n, sizeof *out->items, by_text);
+    return LM_OK;
+}
+
+static lm_status take_requires(lm_draft *d, const char *path, lm_err *err) {
+    lm_buf text;
+    lm_buf_init(&text, 256);
+    lm_status st = lm_file_read(path, 200, &text, err);
+    if (st == LM_OK && text.len) {
+        char *version = lm_str_dup(lm_str_trim(lm_buf_view(&text)));
+        lm_draft_requires(d, version);
+        free(version);
+    }
+    lm_buf_release(&text);
+    return st;
+}
+
+static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_progress *progress, void *ctx,
+                         lm_err *err) {
+    names files = {0};
+    sum s = {.progress = progress, .ctx = ctx};
+    lm_status st = list_dir(dir, &files, &s.total, err);
+    for (uint32_t i = 0; st == LM_OK && i < files.n; i++) {
+        char *path = lm_path_join(dir, files.items[i]);
+        struct stat info;
+        uint64_t bytes = stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
+        if (!strcmp(files.items[i], "requires"))
+            st = take_requires(d, path, err);
+        else
+            st = lm_draft_file(d, files.items[i], path, take, NULL, add_up, &s, err);
+        s.before += bytes;
+        free(path);
+    }
+    for (uint32_t i = 0; i < files.n; i++) free(files.items[i]);
+    free(files.items);
+    return st;
+}
+
+/* ---- from a model */
+
+typedef struct search {
+    const char *digest;
+    lm_buf text;
+    lm_manifest m;
+    bool found;
+} search;
+
+static bool try_manifest(void *ctx, const lm_name *name, const char *path) {
+    search *s = ctx;
+    char hex[65];
+    (void)name;
+    if (lm_manifest_load(path, &s->text, &s->m, NULL) != LM_OK) return true;
+    lm_blob_hex(lm_buf_view(&s->text), hex);
+    s->found = !strcmp(hex, s->digest);
+    if (s->found) return false;
+    lm_manifest_release(&s->m);
+    lm_buf_release(&s->text);
+    return true;
+}
+
+/* Its manifest, whichever name it is found by now; the caller releases text and m. */
+static lm_status find_manifest(const char *own, const lm_entry *model, search *s, lm_err *err) {
+    *s = (search){.digest = model->digest};
+    lm_manifests_walk(own, NULL, try_manifest, s);
+    return s->found ? LM_OK : lm_fail(err, LM_NOT_FOUND, "model '%s' not found", model->name);
+}
+
+static lm_status from_manifest(lm_draft *d, const lm_entry *model, lm_err *err) {
+    search s;
+    lm_status st = find_manifest(d->own, model, &s, err);
+    if (st != LM_OK) return st;
+    lm_buf_release(&s.text);
+    d->m = s.m;
+    for (uint32_t i = 0; i < d->m.n; i++) d->m.layers[i].existing = true;
+    char *path = lm_blob_path(d->own, d->m.config.digest);
+    st = lm_json_load(path, MAX_CONFIG, &d->config, err);
+    free(path);
+    return st;
+}
+
+lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *progress, void *ctx,
+                        lm_err *err) {
+    LM_ASSERT(d->m.n == 0);
+    lm_status st = model->managed ? from_manifest(d, model, err)
+                                  : add_dir(d, model->dir, LM_TAKE_LINK, progress, ctx, err);
+    for (uint32_t i = 0; st == LM_OK && i < d->m.n; i++) {
+        lm_layer *l = &d->m.layers[i];
+        if (lm_layer_kind_of(l) == LM_LAYER_FILE && !l->from) l->from = lm_strdup(model->name);
+    }
+    return st;
+}
+
+lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) {
+    lm_status st = LM_OK;
+    if (!d->staging) {
+        st = lm_own_temp(d->own, &d->staging, err);
+        if (st == LM_OK && mkdir(d->staging, 0755) != 0) st = lm_own_fail(err, "make directory", d->staging);
+        if (st != LM_OK) {
+            free(d->staging);
+            d->staging = NULL;
+        }
+    }
+    if (st == LM_OK) *dir = d->staging;
+    return st;
+}
+
+lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx, lm_err *err) {
+    const char *staging = NULL;
+    uint64_t bytes;
+    if (!lm_blob_look(d->own, digest, &bytes))
+        return lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", digest);
+    lm_status st = lm_draft_staging(d, &staging, err);
+    if (st != LM_OK) return st;
+    char *blob = lm_blob_path(d->own, digest), *made = lm_path_join(staging, "model");
+    st = lm_import_gguf(blob, made, progress, ctx, err);
+    if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+    free(blob);
+    free(made);
+    return st;
+}
+
+/* ---- the end */
+
+lm_status lm_draft_check(lm_draft *d, lm_err *err) {
+    remove_tree(&d->view);
+    lm_status st = lm_own_temp(d->own, &d->view, err);
+    if (st == LM_OK) st = lm_view_make(d->own, &d->m, d->view, err);
+    if (st == LM_OK) st = lm_model_inspect(d->view, &d->info, err);
+    d->checked = st == LM_OK;
+    return st;
+}
+
+static json_t *load_config(lm_draft *d) {
+    json_t *config = NULL;
+    for (uint32_t i = 0; !config && i < d->m.n; i++) {
+        if (strcmp(d->m.layers[i].name, "config.json")) continue;
+        char *path = lm_blob_path(d->own, d->m.layers[i].digest);
+        if (lm_json_load(path, MAX_CONFIG, &config, NULL) != LM_OK) config = NULL;
+        free(path);
+    }
+    return config;
+}
+
+static json_t *new_config(lm_draft *d) {
+    json_t *config = load_config(d), *out = json_object();
+    const char *family = json_string_value(json_object_get(config, "model_type"));
+    json_object_set_new(out, "model_format", json_string("safetensors"));
+    json_object_set_new(out, "model_family", json_string(family ? family : "unknown"));
+    json_object_set_new(out, "model_families", json_pack("[s]", family ? family : "unknown"));
+    if (d->checked) json_object_set_new(out, "file_type", json_string(d->info.quantization));
+    json_object_set_new(out, "architecture", json_string("amd64"));
+    json_object_set_new(out, "os", json_string("linux"));
+    json_decref(config);
+    return out;
+}
+
+/* What Ollama keeps beside the layers. */
+static lm_status add_config(lm_draft *d, lm_err *err) {
+    json_t *out = json_is_object(d->config) ? json_copy(d->config) : new_config(d), *ids = json_array();
+    if (d->requires) json_object_set_new(out, "requires", json_string(d->requires));
+    for (uint32_t i = 0; i < d->m.n; i++) json_array_append_new(ids, json_string(d->m.layers[i].digest));
+    json_object_set_new(out, "rootfs", json_pack("{s:s,s:o}", "type", "layers", "diff_ids", ids));
+
+    lm_buf text;
+    lm_buf_init(&text, MAX_TEXT);
+    lm_json_write_value(&text, out);
+    lm_status st = lm_buf_status(&text, "the model's config", err);
+    d->m.config = (lm_layer){.type = LM_TYPE_CONFIG, .size = text.len};
+    if (st == LM_OK) st = lm_blob_put(d->own, lm_buf_view(&text), d->m.config.digest, &d->m.config.existing, err);
+    lm_buf_release(&text);
+    json_decref(out);
+    return st;
+}
+
+/* Makes the directories above path and flushes each that is new. */
+static lm_status make_parents(const char *own, const char *path, lm_err *err) {
+    lm_status st = LM_OK;
+    char *copy = lm_strdup(path);
+    for (char *p = copy + strlen(own) + 1; st == LM_OK && (p = strchr(p, '/')); p++) {
+        *p = '\0';
+        bool made = mkdir(copy, 0755) == 0;
+        if (!made && errno != EEXIST) st = lm_own_fail(err, "make directory", copy);
+        if (made) {
+            char *slash = strrchr(copy, '/');
+            *slash = '\0';
+            st = lm_own_sync_dir(copy, err);
+            *slash = '/';
+        }
+        *p = '/';
+    }
+    free(copy);
+    return st;
+}
+
+/* Written in OWN/work: what a killed process leaves there is no name of a model. */
+static lm_status put_manifest(const char *own, lm_str text, const char *path, lm_err *err) {
+    char *temp = NULL;
+    lm_status st = make_parents(own, path, err);
+    if (st == LM_OK) st = lm_own_temp(own, &temp, err);
+    if (st == LM_OK) st = lm_file_write(temp, text, err);
+    if (st == LM_OK && lm_path_is_file(path)) st = lm_own_retire(own, path, false, err);
+    if (st == LM_OK && rename(temp, path) != 0) st = lm_own_fail(err, "rename to", path);
+    if (st == LM_OK) {
+        char *parent = lm_str_dup((lm_str){path, (size_t)(strrchr(path, '/') - path)});
+        st = lm_own_sync_dir(parent, err);
+        free(parent);
+    } else if (temp) {
+        unlink(temp);
+    }
+    free(temp);
+    return st;
+}
+
+typedef struct plain {
+    char dir[1024];
+    bool found;
+} plain;
+
+static bool note_plain(void *ctx, const lm_name *name, const lm_entry *entry) {
+    plain *p = ctx;
+    (void)name;
+    if (entry->managed) return true;
+    memcpy(p->dir, entry->dir, sizeof p->dir);
+    p->found = true;
+    return false;
+}
+
+/* A plain directory of that name in the own store, from before there were manifests, is replaced as well. */
+static lm_status drop_plain(lm_store *s, const lm_name *name, lm_err *err) {
+    plain p = {0};
+    lm_place_walk(&s->places[0], name, note_plain, &p);
+    return p.found ? lm_own_remove_dir(s->places[0].dir, p.dir, err) : LM_OK;
+}
+
+/* The moment at which a model appears, or another takes its name. */
+static lm_status publish(lm_store *s, const lm_name *name, lm_str manifest, lm_err *err) {
+    const char *own = s->places[0].dir;
+    int lock = -1;
+    lm_status st = lm_own_lock(own, &lock, err);
+    if (st != LM_OK) return st;
+    char *path = lm_manifest_path(own, name);
+    st = put_manifest(own, manifest, path, err);
+    if (st == LM_OK) st = drop_plain(s, name, err);
+    free(path);
+    close(lock);
+    return st;
+}
+
+lm_status lm_draft_commit(lm_draft *d, const char *text, lm_draft_layer *layer, void *ctx, lm_err *err) {
+    lm_name name;
+    lm_buf b;
+    lm_buf_init(&b, 64u << 20);
+    lm_status st = lm_name_parse(lm_str_of(text), &name, err);
+    if (st == LM_OK) st = add_config(d, err);
+    if (st != LM_OK) return st;
+    for (uint32_t i = 0; layer && i < d->m.n; i++) layer(ctx, d->m.layers[i].digest, d->m.layers[i].existing);
+    if (layer) layer(ctx, d->m.config.digest, d->m.config.existing);
+    lm_manifest_write(&d->m, &b);
+    st = lm_buf_status(&b, "the manifest", err);
+    if (st == LM_OK) st = publish(d->store, &name, lm_buf_view(&b), err);
+    lm_buf_release(&b);
+    return st;
+}
+
+/* ---- in one */
+
+lm_status lm_store_commit(lm_store *s, const char *name, const lm_store_file *files, uint32_t n,
+                          lm_store_progress *progress, void *ctx, lm_err *err) {
+    lm_draft *d = NULL;
+    sum all = {.progress = progress, .ctx = ctx};
+    lm_status st = lm_draft_open(&d, s, err);
+    for (uint32_t i = 0; i < n; i++) {
+        struct stat info;
+        if (stat(files[i].path, &info) == 0) all.total += (uint64_t)info.st_size;
+    }
+    for (uint32_t i = 0; st == LM_OK && i < n; i++) {
+        struct stat info;
+        uint64_t bytes = stat(files[i].path, &info) == 0 ? (uint64_t)info.st_size : 0;
+        st = lm_draft_file(d, files[i].name, files[i].path, files[i].take, files[i].digest, add_up, &all, err);
+        all.before += bytes;
+    }
+    if (st == LM_OK) st = lm_draft_check(d, err);
+    if (st == LM_OK) st = lm_draft_commit(d, name, NULL, NULL, err);
+    lm_draft_close(d);
+    return st;
+}
+
+static lm_status copy_manifest(lm_store *s, const lm_entry *model, const lm_name *to, lm_err *err) {
+    search found;
+    lm_status st = find_manifest(s->places[0].dir, model, &found, err);
+    if (st != LM_OK) return st;
+    st = publish(s, to, lm_buf_view(&found.text), err);
+    lm_buf_release(&found.text);
+    lm_manifest_release(&found.m);
+    return st;
+}
+
+lm_status lm_store_copy(lm_store *s, const char *source, const char *destination, lm_store_progress *progress,
+                        void *ctx, lm_err *err) {
+    lm_draft *d = NULL;
+    lm_entry model;
+    lm_name from, to;
+    lm_status st = lm_store_find(s, source, &model, err);
+    if (st == LM_NOT_FOUND) return lm_fail(err, st, "model \"%s\" not found", source);
+    if (st == LM_OK) st = lm_name_parse(lm_str_of(destination), &to, err);
+    if (st == LM_OK) st = lm_name_parse(lm_str_of(model.name), &from, err);
+    if (st != LM_OK || (model.owned && lm_name_same(&from, &to))) return st;
+    st = lm_draft_open(&d, s, err);
+    if (st == LM_OK && model.managed) {
+        st = copy_manifest(s, &model, &to, err);
+    } else if (st == LM_OK) {
+        st = lm_draft_from(d, &model, progress, ctx, err);
+        if (st == LM_OK) st = lm_draft_commit(d, destination, NULL, NULL, err);
+    }
+    lm_draft_close(d);
+    return st;
+}
+
+lm_status lm_store_partial(lm_store *s, const char *key, int *out, char **path, lm_err *err) {
+    char hex[65];
+    char *dir = lm_path_join(s->places[0].dir, LM_OWN_PARTIAL);
+    lm_blob_hex(lm_str_of(key), hex);
+    char *at = lm_path_join(dir, hex);
+    lm_status st = lm_dir_make(dir, err);
+    int fd = st == LM_OK ? open(at, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : -1;
+    if (st == LM_OK && fd < 0) st = lm_own_fail(err, "open", at);
+    if (st == LM_OK && flock(fd, LOCK_EX | LOCK_NB) != 0)
+        st = lm_fail(err, LM_BUSY, "another process is fetching this file (%s)", at);
+    free(dir);
+    if (st != LM_OK) {
+        if (fd >= 0) close(fd);
+        free(at);
+        return st;
+    }
+    *out = fd;
+    *path = at;
+    return LM_OK;
+}

@@ -1,0 +1,99 @@
+/* own.h - the own store's files: what docs/STORE.md describes, for the files of this room that write it.
+ *
+ *     OWN/.lock               held while manifests, tombstones or directories change, and while pruning
+ *     OWN/.users              held shared by everybody who has something in the making; pruning wants it alone
+ *     OWN/blobs/sha256-HEX    content, never changed once it is there
+ *     OWN/manifests/HOST/NAMESPACE/MODEL/TAG
+ *     OWN/views/HEX           of the manifest with that sha256: the model directory, links into blobs
+ *     OWN/removed/            manifests that a delete or a replacement took away: their blobs may go
+ *     OWN/work/               what is in the making; of no use to anybody when .users is free
+ *     OWN/partial/            downloads that may go on
+ *
+ * Order of locks: .users before .lock; pruning has .lock and only tries .users.
+ */
+#ifndef LM_STORE_OWN_H
+#define LM_STORE_OWN_H
+
+#include "store/private.h"
+
+#define LM_OWN_BLOBS     "blobs"
+#define LM_OWN_MANIFESTS "manifests"
+#define LM_OWN_VIEWS     "views"
+#define LM_OWN_REMOVED   "removed"
+#define LM_OWN_WORK      "work"
+#define LM_OWN_PARTIAL   "partial"
+
+/* ---- own.c: places and locks */
+bool lm_own_reserved(const char *file); /* one of the directories above: no host of plain directories */
+lm_status lm_own_lock(const char *own, int *fd, lm_err *err) LM_CHECKED;       /* .lock; close(fd) gives it back */
+lm_status lm_own_use(const char *own, int *fd, lm_err *err) LM_CHECKED;        /* .users, shared; the same */
+bool lm_own_alone(const char *own, int *fd);                                   /* .users alone, if nobody has it */
+/* A path in OWN/work that nobody else uses; the directory exists. The caller frees. */
+lm_status lm_own_temp(const char *own, char **path, lm_err *err) LM_CHECKED;
+/* LM_NO_SPACE for a full disk, a quota and a limit of file sizes, else LM_IO, from errno. */
+lm_status lm_own_fail(lm_err *err, const char *doing, const char *path);
+lm_status lm_own_sync_dir(const char *dir, lm_err *err) LM_CHECKED;
+
+/* ---- blobs.c */
+char *lm_blob_path(const char *own, const char *digest); /* the caller frees */
+/* Size of the blob, false when it is not there. */
+bool lm_blob_look(const char *own, const char *digest, uint64_t *bytes);
+/* Makes a blob of text, of the file at path. The caller holds .users. *existing: it was there before. */
+lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE], bool *existing,
+                      lm_err *err) LM_CHECKED;
+lm_status lm_blob_take(const char *own, const char *path, lm_take take, const char *want, lm_store_progress *progress,
+                       void *ctx, char digest[LM_DIGEST_SIZE], bool *existing, lm_err *err) LM_CHECKED;
+void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
+
+/* ---- manifest.c */
+#define LM_TYPE_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
+#define LM_TYPE_CONFIG   "application/vnd.docker.container.image.v1+json"
+#define LM_TYPE_IMAGE    "application/vnd.ollama.image."
+
+typedef struct lm_layer {
+    char type[96];
+    char digest[LM_DIGEST_SIZE];
+    uint64_t size; /* bytes */
+    char name[256]; /* of a file; "" for other layers */
+    char *from;     /* the model that it came from, or NULL */
+    bool existing;  /* drafts: it was there before */
+} lm_layer;
+
+typedef struct lm_manifest {
+    lm_layer config;
+    lm_layer *layers;
+    uint32_t n, room;
+} lm_manifest;
+
+/* LM_CORRUPT: no manifest, or one whose names, digests or number of layers are not to be trusted. */
+lm_status lm_manifest_parse(lm_str text, lm_manifest *out, lm_err *err) LM_CHECKED;
+void lm_manifest_release(lm_manifest *m); /* a zeroed one is allowed */
+void lm_manifest_write(const lm_manifest *m, lm_buf *out);
+lm_layer *lm_manifest_add(lm_manifest *m, const char *type, const char *name); /* digest and size are the caller's */
+/* What a layer is: by its type, or by the name of a file. LM_LAYER_KINDS: nothing that this version runs. */
+lm_layer_kind lm_layer_kind_of(const lm_layer *layer);
+bool lm_layer_file_ok(const char *name); /* as the name of a file of a model directory */
+const char *lm_layer_kind_name(lm_layer_kind kind); /* "template": of the media type and of the file */
+lm_status lm_manifest_load(const char *path, lm_buf *text, lm_manifest *out, lm_err *err) LM_CHECKED;
+/* Each manifest of the store, with or without its blobs. Return false to end the walk. */
+typedef bool lm_manifest_visit(void *ctx, const lm_name *name, const char *path);
+void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *visit, void *ctx);
+/* Where the manifest of this name is, or would go, in the spelling that is there already. The caller frees. */
+char *lm_manifest_path(const char *own, const lm_name *name);
+
+/* ---- views.c */
+/* The entry of a manifest whose blobs are all there; makes its view when there is none. False: not whole. */
+bool lm_view_entry(const char *own, const char *manifest, lm_entry *out);
+/* Fills the new directory dir with what a manifest says. */
+lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) LM_CHECKED;
+
+/* ---- delete.c, with .lock held */
+/* Notes the manifest at path so that what only it names is pruned, and removes it unless it is to be replaced.
+ * LM_NOT_FOUND: there is none. */
+lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) LM_CHECKED;
+lm_status lm_own_remove_dir(const char *own, const char *dir, lm_err *err) LM_CHECKED;
+
+/* ---- prune.c */
+void lm_own_prune(const char *own);
+
+#endif
