@@ -12,6 +12,7 @@ SRC = pathlib.Path(__file__).resolve().parent.parent / "src"
 PUBLIC = {
     "base": {"base.h", "file.h", "json.h", "pool.h", "test.h"},
     "http": {"http.h", "client.h"},
+    "store": {"store.h", "modelfile.h"},
     "weights": {"weights.h", "gguf.h", "gguf_make.h", "safetensors_write.h"},
     "mlx": {"backend.h"},  # mlx/mlx.h is MLX's own
 }

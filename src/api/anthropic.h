@@ -23,6 +23,7 @@ typedef struct anthropic_request {
     bool one_call;       /* disable_parallel_tool_use */
     lm_request *request; /* taken by the engine, then NULL */
     json_t *options;     /* under Ollama's names, read once the model is known */
+    json_t *params;      /* the PARAMETERs of the model's Modelfile, or NULL: known with the model */
 } anthropic_request;
 
 /* LM_INVALID with the text for 400. *out is written only on LM_OK; the caller releases it. */

@@ -1,5 +1,6 @@
 /* POST /v1/messages and /v1/messages/count_tokens: the checks that need the model, then the engine. */
 #include "api/anthropic.h"
+#include "api/ollama.h"
 #include "api/pieces.h"
 
 /* What the request wants and the model cannot; settles thinking and the options where nothing was said. A
@@ -17,7 +18,13 @@ static lm_status meet_model(lm_call *call, anthropic_request *r, const lm_entry 
     } else if (q->thinking < 0) {
         q->thinking = 1;
     }
-    return anthropic_request_options(r, &facts.sampling, err);
+    lm_modelfile m = {0};
+    lm_status st = lm_modelfile_read(&m, model->dir, err);
+    r->params = json_incref(m.params);
+    if (st == LM_OK) st = anthropic_request_options(r, &facts.sampling, err);
+    if (st == LM_OK) ollama_apply_modelfile(&m, q->messages, false);
+    lm_modelfile_release(&m);
+    return st;
 }
 
 static lm_status start(lm_call *call, const char *id, anthropic_request *r, const lm_entry *model,

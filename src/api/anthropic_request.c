@@ -11,13 +11,15 @@ void anthropic_request_release(anthropic_request *r) {
     free(r->model);
     lm_request_free(r->request);
     json_decref(r->options);
+    json_decref(r->params);
     *r = (anthropic_request){0};
 }
 
 lm_status anthropic_request_options(anthropic_request *r, const lm_text_sampling *makers, lm_err *err) {
     lm_options_default(&r->request->options);
     lm_options_suggest(makers, &r->request->options);
-    return lm_options_read(r->options, r->request, err);
+    lm_status st = r->params ? lm_options_read(r->params, r->request, err) : LM_OK;
+    return st == LM_OK ? lm_options_read(r->options, r->request, err) : st;
 }
 
 static void refuse(lm_fields *f, const char *text) {

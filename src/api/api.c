@@ -82,6 +82,61 @@ void lm_call_cancel(lm_call *call) {
     for (; jobs; jobs = jobs->next) lm_job_cancel(jobs->job);
 }
 
+bool lm_call_gone(lm_call *call) {
+    pthread_mutex_lock(&call->lock);
+    bool gone = call->gone;
+    pthread_mutex_unlock(&call->lock);
+    return gone || lm_http_gone(call->x);
+}
+
+/* ---- long work */
+
+#define MAX_TASKS 16
+
+typedef struct task {
+    lm_call *call;
+    void (*work)(lm_call *call, void *arg);
+    void *arg;
+} task;
+
+static void task_over(lm_api *api) {
+    pthread_mutex_lock(&api->lock);
+    if (--api->n_tasks == 0) pthread_cond_broadcast(&api->idle);
+    pthread_mutex_unlock(&api->lock);
+}
+
+static void *run_task(void *arg) {
+    task *t = arg;
+    lm_api *api = t->call->api;
+    t->work(t->call, t->arg);
+    lm_call_unref(t->call);
+    free(t);
+    task_over(api);
+    return NULL;
+}
+
+lm_status lm_call_detach(lm_call *call, void (*work)(lm_call *call, void *arg), void *arg, lm_err *err) {
+    lm_api *api = call->api;
+    if (atomic_load(&api->refusing)) return lm_fail(err, LM_BUSY, "the server is shutting down");
+    pthread_mutex_lock(&api->lock);
+    bool room = api->n_tasks < MAX_TASKS;
+    if (room) api->n_tasks++;
+    pthread_mutex_unlock(&api->lock);
+    if (!room) return lm_fail(err, LM_BUSY, "%d uploads and creates run already: try again", MAX_TASKS);
+
+    task *t = lm_alloc(sizeof *t);
+    *t = (task){lm_call_ref(call), work, arg};
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, run_task, t) == 0) {
+        pthread_detach(thread);
+        return LM_OK;
+    }
+    free(t);
+    lm_call_unref(call);
+    task_over(api);
+    return lm_fail(err, LM_BUSY, "the system's limit of threads is reached: try again");
+}
+
 /* Takes a reference when there is somebody to cancel. api->lock is held, so that the call cannot be freed
  * meanwhile: one whose last reference has just been given back is still in the list, but has none to take. */
 static bool call_wants_cancel(lm_call *call) {
@@ -209,6 +264,12 @@ done:
     lm_buf_release(&allowed);
 }
 
+bool lm_api_streams(void *ctx, const lm_http *x) {
+    (void)ctx;
+    return lm_str_eq(lm_http_method(x), LM_STR("POST")) &&
+           lm_str_starts(lm_http_path(x), LM_STR("/api/blobs/"));
+}
+
 void lm_api_handle(void *ctx, lm_http *x) {
     lm_api *api = ctx;
     lm_call *call = lm_alloc(sizeof *call);
@@ -233,6 +294,7 @@ lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) {
         return st;
     }
     pthread_mutex_init(&api->lock, NULL);
+    pthread_cond_init(&api->idle, NULL);
     api->facts = lm_facts_cache_open();
     *out = api;
     return LM_OK;
@@ -240,8 +302,12 @@ lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) {
 
 void lm_api_close(lm_api *api) {
     if (!api) return;
+    pthread_mutex_lock(&api->lock);
+    while (api->n_tasks) pthread_cond_wait(&api->idle, &api->lock);
+    pthread_mutex_unlock(&api->lock);
     lm_facts_cache_close(api->facts);
     lm_guard_close(api);
+    pthread_cond_destroy(&api->idle);
     pthread_mutex_destroy(&api->lock);
     free(api);
 }

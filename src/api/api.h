@@ -71,7 +71,8 @@ void lm_api_close(lm_api *api);
 void lm_api_refuse(lm_api *api);
 void lm_api_cancel_all(lm_api *api);
 
-/* lm_server_config.handle with ctx = lm_api. */
+/* lm_server_config.handle and .streams with ctx = lm_api. */
 void lm_api_handle(void *api, lm_http *x);
+bool lm_api_streams(void *api, const lm_http *x); /* uploads of blobs are as long as a disk is large */
 
 #endif

@@ -9,6 +9,25 @@ lm_status ollama_find_model(lm_call *call, const ollama_request *r, lm_entry *mo
     return lm_store_find(call->api->config.store, r->model, model, err);
 }
 
+static lm_status meet_modelfile(ollama_request *r, const lm_entry *model, const lm_facts *facts,
+                                lm_err *err) {
+    lm_modelfile m = {0};
+    lm_request *q = r->request;
+    lm_status st = lm_modelfile_read(&m, model->dir, err);
+    r->params = json_incref(m.params);
+    if (st == LM_OK) st = ollama_request_options(r, &facts->sampling, err);
+    if (st == LM_OK && q->kind == LM_REQUEST_CHAT) {
+        if (q->context) { /* an earlier answer's: the MESSAGEs are in it */
+            json_decref(m.messages);
+            m.messages = NULL;
+        }
+        if (!q->messages) r->prelude = json_array();
+        ollama_apply_modelfile(&m, q->messages ? q->messages : r->prelude, r->form == OLLAMA_GENERATE);
+    }
+    lm_modelfile_release(&m);
+    return st;
+}
+
 lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *model, lm_err *err) {
     lm_request *q = r->request;
     lm_facts facts;
@@ -27,7 +46,7 @@ lm_status ollama_meet_model(lm_call *call, ollama_request *r, const lm_entry *mo
         lm_go_template_close(t);
         if (st != LM_OK) return st;
     }
-    return ollama_request_options(r, &facts.sampling, err);
+    return meet_modelfile(r, model, &facts, err);
 }
 
 static void unload(lm_call *call, const ollama_request *r, const lm_entry *model) {

@@ -1,5 +1,4 @@
-/* The endpoints about models: tags, ps, delete (ollama_show.c has show); and the small ones that answer by
- * themselves. */
+/* The lists of models, the table of routes, and the small endpoints that answer by themselves. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,28 +143,6 @@ void ollama_named_release(ollama_named *n) {
     free(n->model);
 }
 
-void ollama_delete(lm_call *call) {
-    ollama_named n = {0};
-    lm_entry model;
-    lm_err err = {0};
-    lm_status st = ollama_named_read(call, "DeleteRequest", &n, &err);
-    if (st == LM_OK) {
-        lm_name name;
-        if (lm_name_parse(lm_str_of(n.model), &name, NULL) != LM_OK)
-            st = lm_fail(&err, LM_INVALID, "name \"%.200s\" is invalid", n.model);
-    }
-    if (st == LM_OK) st = lm_store_find(call->api->config.store, n.model, &model, &err);
-    if (st == LM_OK) {
-        st = lm_engine_unload(call->api->config.engine, model.name, &err);
-        if (st == LM_OK || st == LM_NOT_FOUND) st = lm_store_delete(call->api->config.store, n.model, &err);
-    }
-    if (st == LM_OK)
-        lm_reply_empty(call, 200);
-    else
-        ollama_error(call, st, err.text);
-    ollama_named_release(&n);
-}
-
 /* ---- the small ones */
 
 static void ollama_root(lm_call *call) {
@@ -235,6 +212,15 @@ const lm_route lm_ollama_routes[] = {
     {"GET", "/api/ps", ollama_ps},
     {"POST", "/api/show", ollama_show},
     {"DELETE", "/api/delete", ollama_delete},
+    {"POST", "/api/copy", ollama_copy},
+    {"POST", "/api/create", ollama_create},
+    {"HEAD", "/api/blobs/*", ollama_blob_look},
+    {"POST", "/api/blobs/*", ollama_blob_upload},
+    {"POST", "/api/pull", ollama_pull},
+    {"POST", "/api/push", ollama_push},
+    {"POST", "/api/me", ollama_me},
+    {"POST", "/api/signout", ollama_signout},
+    {"DELETE", "/api/user/keys/*", ollama_signout},
     {"POST", "/api/generate", ollama_generate},
     {"POST", "/api/chat", ollama_chat},
     {"POST", "/api/embed", ollama_embed},

@@ -14,6 +14,8 @@ void ollama_request_release(ollama_request *r) {
     free(r->model);
     lm_request_free(r->request);
     json_decref(r->options);
+    json_decref(r->params);
+    json_decref(r->prelude);
     *r = (ollama_request){0};
 }
 
@@ -101,17 +103,20 @@ static json_t *read_message(const json_t *value, lm_fields *outer, bool *images)
     return m;
 }
 
-static void read_messages(lm_fields *f, ollama_request *r) {
-    json_t *list = lm_field_array(f, "messages", "[]api.Message");
-    r->empty = !json_array_size(list);
-    r->request->messages = json_array();
-    json_t *one;
+json_t *ollama_messages_read(lm_fields *f, bool *images) {
+    json_t *list = lm_field_array(f, "messages", "[]api.Message"), *out = json_array(), *one;
     size_t i;
     json_array_foreach(list, i, one) {
-        json_t *m = f->st == LM_OK ? read_message(one, f, &r->images) : NULL;
+        json_t *m = f->st == LM_OK ? read_message(one, f, images) : NULL;
         if (!m) break;
-        json_array_append_new(r->request->messages, m);
+        json_array_append_new(out, m);
     }
+    return out;
+}
+
+static void read_messages(lm_fields *f, ollama_request *r) {
+    r->request->messages = ollama_messages_read(f, &r->images);
+    r->empty = !json_array_size(r->request->messages);
 }
 
 static void read_tools(lm_fields *f, lm_request *to) {
@@ -225,7 +230,23 @@ static void read_common(lm_fields *f, ollama_request *r) {
 lm_status ollama_request_options(ollama_request *r, const lm_text_sampling *makers, lm_err *err) {
     lm_options_default(&r->request->options);
     lm_options_suggest(makers, &r->request->options);
-    return r->options ? lm_options_read(r->options, r->request, err) : LM_OK;
+    lm_status st = r->params ? lm_options_read(r->params, r->request, err) : LM_OK;
+    return st == LM_OK && r->options ? lm_options_read(r->options, r->request, err) : st;
+}
+
+void ollama_apply_modelfile(const lm_modelfile *m, json_t *messages, bool generate) {
+    const json_t *first = json_array_get(messages, 0);
+    const char *role = json_string_value(json_object_get(first, "role"));
+    bool own_system = role && !strcmp(role, "system");
+    size_t at = 0, i;
+    json_t *one;
+    if (m->system && !own_system)
+        json_array_insert_new(messages, at++, json_pack("{s:s,s:s}", "role", "system", "content", m->system));
+    else if (own_system && generate)
+        at = 1;
+    json_array_foreach(m->messages, i, one) {
+        json_array_insert(messages, at++, one);
+    }
 }
 
 lm_status ollama_request_read(lm_str body, ollama_form form, ollama_request *out, lm_err *err) {

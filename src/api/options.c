@@ -77,6 +77,9 @@ static lm_status read_stops(const json_t *list, lm_request *r, lm_err *err) {
         if (strlen(json_string_value(s)) != json_string_length(s))
             return lm_fail(err, LM_INVALID, "option \"stop\" must not hold a NUL character");
     }
+    for (uint32_t i = 0; i < r->n_stops; i++) free(r->stops[i]); /* a later say replaces an earlier one */
+    free(r->stops);
+    r->n_stops = 0;
     char **stops = lm_alloc((n + 1) * sizeof *stops);
     for (size_t i = 0; i < n; i++) {
         const char *s = json_string_value(json_array_get(list, i));

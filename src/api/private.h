@@ -22,8 +22,10 @@ struct lm_api {
     uint32_t n_origins;
     atomic_bool refusing; /* the server is on its way out */
 
-    pthread_mutex_t lock; /* guards calls */
+    pthread_mutex_t lock; /* guards the rest */
     lm_call *calls;       /* all that are not freed yet */
+    uint32_t n_tasks;     /* threads of lm_call_detach */
+    pthread_cond_t idle;  /* n_tasks is 0 */
 };
 
 /* A request that is answered several times has several jobs. */
@@ -58,6 +60,12 @@ void lm_call_note_error(lm_call *call, lm_str text);
 lm_status lm_call_submit(lm_call *call, const lm_entry *model, lm_request *request, lm_sink *sink, void *ctx,
                          lm_err *err) LM_CHECKED;
 void lm_call_cancel(lm_call *call); /* all of its jobs */
+bool lm_call_gone(lm_call *call);   /* nobody waits for the answer: the client has left, or the server ends */
+/* Runs work on a thread of its own, for what reads a body as it comes or works for long: the server's few
+ * workers are for short work. work owns arg and answers the call. LM_BUSY: as many as there may be run
+ * already; arg is still the caller's then. */
+lm_status lm_call_detach(lm_call *call, void (*work)(lm_call *call, void *arg), void *arg,
+                         lm_err *err) LM_CHECKED;
 
 void lm_reply_text(lm_call *call, int status, const char *text);
 void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed buffer becomes an error */

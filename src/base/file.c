@@ -16,10 +16,10 @@
 
 static lm_status fail_errno(lm_err *err, const char *doing, const char *path) {
     int e = errno;
-    lm_status st = e == ENOENT || e == ENOTDIR  ? LM_NOT_FOUND
-                   : e == ENOSPC || e == EDQUOT ? LM_NO_SPACE
-                   : e == ENOMEM                ? LM_NO_MEMORY
-                                                : LM_IO;
+    lm_status st = e == ENOENT || e == ENOTDIR                ? LM_NOT_FOUND
+                   : e == ENOSPC || e == EDQUOT || e == EFBIG ? LM_NO_SPACE
+                   : e == ENOMEM                              ? LM_NO_MEMORY
+                                                              : LM_IO;
     return lm_fail(err, st, "%s %s: %s", doing, path, strerror(e));
 }
 

@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "store/store.h"
 
 static int fail(const char *text) {
@@ -54,22 +53,34 @@ static char *name_of_file(const char *file) {
     return name;
 }
 
+/* The GGUF file stays where it is; the model becomes one of the own store. */
+static lm_status import(lm_store *store, const char *file, const char *name, progress *p, lm_entry *made,
+                        lm_err *err) {
+    lm_draft *d = NULL;
+    lm_entry there;
+    lm_err none = {0};
+    if (lm_store_find_own(store, name, &there, &none) == LM_OK)
+        return lm_fail(err, LM_INVALID,
+                       "a model %s exists already in %s: choose another name, or delete it first", name,
+                       there.dir);
+    lm_status st = lm_draft_open(&d, store, err);
+    if (st == LM_OK) st = lm_draft_import(d, file, show_progress, p, err);
+    if (st == LM_OK) st = lm_draft_commit(d, name, NULL, NULL, err);
+    lm_draft_close(d);
+    return st == LM_OK ? lm_store_find_own(store, name, made, err) : st;
+}
+
 int bridge_import(const bridge_config *c) {
     lm_store *store = NULL;
     lm_err err = {0};
-    char *dir = NULL, *name = c->name ? lm_strdup(c->name) : name_of_file(c->file);
+    lm_entry made;
+    char *name = c->name ? lm_strdup(c->name) : name_of_file(c->file);
     progress p = {.terminal = isatty(STDERR_FILENO) != 0};
     lm_status st = open_store(c, &store, &err);
-    if (st == LM_OK) st = lm_store_place(store, name, &dir, &err);
-    if (st == LM_OK && lm_path_is_dir(dir)) {
-        st = lm_fail(&err, LM_INVALID,
-                     "a model %s exists already in %s: choose another name, or delete it first", name, dir);
-    }
-    if (st == LM_OK) st = lm_import_gguf(c->file, dir, show_progress, &p, &err);
+    if (st == LM_OK) st = import(store, c->file, name, &p, &made, &err);
     if (p.terminal && p.shown) fputc('\n', stderr);
-    if (st == LM_OK) printf("%s\n", dir);
+    if (st == LM_OK) printf("%s\n", made.dir);
     if (store) lm_store_close(store);
-    free(dir);
     free(name);
     return st == LM_OK ? EXIT_OK : fail(err.text);
 }

@@ -89,6 +89,7 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
     lm_store_config store = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
     lm_status st = lm_store_open(&b->store, &store, err);
     if (st != LM_OK) return st;
+    lm_store_prune(b->store); /* what a server that was killed has left */
 
     const lm_backend *backend = NULL;
     if (b->cluster && (st = bridge_cluster_prepare(c, b->cluster, err)) != LM_OK) return st;
@@ -128,6 +129,7 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
                                .idle_seconds = IDLE_SECONDS,
                                .n_workers = 4,
                                .handle = lm_api_handle,
+                               .streams = lm_api_streams,
                                .ctx = b->api};
     return lm_server_open(&b->server, &server, err);
 }
@@ -174,6 +176,7 @@ int bridge_serve(const bridge_config *c) {
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is an error of that write, not the server's end */
     raise_file_limit();
 
     bridge_cluster cluster = {0};

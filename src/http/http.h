@@ -8,9 +8,10 @@
  * A client that leaves is noticed within 100 ms, also while nothing flows. One that closes its sending half
  * counts as gone, as with Go's server.
  *
- * A body that config.streams chooses is not collected: the handler is called after the head and takes the bytes
- * with lm_http_body_read, which holds the client back while nobody reads. Memory stays bounded however long it is.
- * An answer given before its end goes out when the client has sent the rest, at once to one that waits for our word
+ * A body that config.streams chooses is not collected: the handler is called after the head and takes the
+ * bytes with lm_http_body_read, which holds the client back while nobody reads. Memory stays bounded however
+ * long it is. An answer given before its end goes out when the client has sent the rest, at once to one that
+ * waits for our word
  * ("Expect: 100-continue") or still has more than a gigabyte to send.
  *
  * Bodies over the limit reach the handler as well, without their bytes: lm_http_body_status says so, and the
@@ -58,8 +59,8 @@ lm_str lm_http_header(const lm_http *x, const char *name); /* case-insensitive; 
 lm_str lm_http_body(const lm_http *x);
 /* LM_TOO_LARGE: over max_body. LM_NO_MEMORY: no room for it now. The body is empty then. */
 lm_status lm_http_body_status(const lm_http *x, lm_err *err) LM_CHECKED;
-/* The next bytes of a streamed body, at most room; *n 0: that was all. Waits for them, so not on a worker of a
- * server that others need. LM_CANCELLED: the client has gone. One thread at a time. */
+/* The next bytes of a streamed body, at most room; *n 0: that was all. Waits for them, so not on a worker of
+ * a server that others need. LM_CANCELLED: the client has gone. One thread at a time. */
 lm_status lm_http_body_read(lm_http *x, void *bytes, size_t room, size_t *n, lm_err *err) LM_CHECKED;
 uint64_t lm_http_body_length(const lm_http *x); /* as announced; UINT64_MAX: not said */
 void lm_http_body_drop(

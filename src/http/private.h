@@ -7,8 +7,8 @@
  * whenever there are none. When libmicrohttpd says that the request is over, `over` is set and the connection
  * is never touched again.
  *
- * A streamed body: the exchange is handed over after the head, suspended. The first read lets libmicrohttpd go on;
- * bytes come into `in`, and the connection is suspended again while that is full.
+ * A streamed body: the exchange is handed over after the head, suspended. The first read lets libmicrohttpd
+ * go on; bytes come into `in`, and the connection is suspended again while that is full.
  *
  * Locks: server->lock before exchange->lock; neither is held while a callback of the user's runs.
  */
@@ -112,7 +112,7 @@ size_t lm_percent_decode(char *s,
 lm_http *lm_exchange_new(lm_server *s, struct MHD_Connection *c, const char *url, const char *method);
 void lm_exchange_wake(lm_http *x); /* x->lock is held: resumes the connection if it is suspended */
 
-void lm_exchange_tell(lm_http *x);  /* the same: somebody who waits for input looks again */
+void lm_exchange_tell(lm_http *x);                    /* the same: somebody who waits for input looks again */
 uint64_t lm_announced(const lm_http *x, bool *waits); /* body's length; waits: for "100 Continue" */
 
 /* A bound, listening, non-blocking socket. LM_IO with a text that names the remedy. */

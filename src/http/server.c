@@ -197,8 +197,8 @@ static void take_piece(lm_http *x, const char *data, size_t *size) {
     lm_exchange_tell(x);
 }
 
-/* The steps of a streamed exchange, in libmicrohttpd's order: after the head (again after each resume), pieces,
- * the end. *answer: the moment has come to queue what was answered. */
+/* The steps of a streamed exchange, in libmicrohttpd's order: after the head (again after each resume),
+ * pieces, the end. *answer: the moment has come to queue what was answered. */
 static enum MHD_Result stream_step(lm_http *x, const char *data, size_t *size, bool *answer) {
     if (x->gone || atomic_load(&x->server->closing)) return MHD_NO;
     if (!x->in_begun) {

@@ -1,8 +1,8 @@
 /* blobs.c - content under its sha256: written, taken from a file, looked at.
  *
- * A blob is made in OWN/work, flushed, and renamed to its digest. A file of the user's is not copied where that
- * can be avoided: a clone first (btrfs, XFS, APFS), which later changes of the user's do not reach, then a hard
- * link, which costs as little, and a copy only across file systems.
+ * A blob is made in OWN/work, flushed, and renamed to its digest. A file of the user's is not copied where
+ * that can be avoided: a clone first (btrfs, XFS, APFS), which later changes of the user's do not reach, then
+ * a hard link, which costs as little, and a copy only across file systems.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -80,7 +80,8 @@ bool lm_blob_look(const char *own, const char *digest, uint64_t *bytes) {
  * renews that one alone, so that a file which the user shares with us keeps its date. */
 static void renew(const char *path) {
     struct stat st;
-    if (stat(path, &st) == 0 && chmod(path, st.st_mode & 07777) != 0) return; /* not ours: it keeps its time */
+    if (stat(path, &st) == 0 && chmod(path, st.st_mode & 07777) != 0)
+        return; /* not ours: it keeps its time */
 }
 
 bool lm_store_has_blob(lm_store *s, const char *digest) {
@@ -105,7 +106,8 @@ static lm_status room_for(const char *own, uint64_t bytes, lm_err *err) {
     if (statvfs(own, &fs) != 0) return LM_OK;
     uint64_t have = (uint64_t)fs.f_bavail * fs.f_frsize;
     if (bytes <= have) return LM_OK;
-    return lm_fail(err, LM_NO_SPACE, "%.1f GB are needed in %s, %.1f GB are free: free some space and try again",
+    return lm_fail(err, LM_NO_SPACE,
+                   "%.1f GB are needed in %s, %.1f GB are free: free some space and try again",
                    (double)bytes / 1e9, own, (double)have / 1e9);
 }
 
@@ -206,7 +208,8 @@ void lm_blob_close(lm_blob *b) {
     free(b);
 }
 
-lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE], bool *existing, lm_err *err) {
+lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE], bool *existing,
+                      lm_err *err) {
     lm_blob b = {0};
     lm_status st = begin(&b, own, err);
     if (st == LM_OK) st = lm_blob_write(&b, text, err);
@@ -248,7 +251,7 @@ static lm_status read_through(lm_blob *b, int from, const char *path, uint64_t t
 #ifdef POSIX_FADV_SEQUENTIAL
     (void)posix_fadvise(from, 0, 0, POSIX_FADV_SEQUENTIAL);
 #endif
-    while (st == LM_OK) {
+    while (st == LM_OK && done <= total) { /* one that grows would have no end */
         ssize_t n = read(from, piece, PIECE);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) st = lm_own_fail(err, "read", path);
@@ -262,15 +265,16 @@ static lm_status read_through(lm_blob *b, int from, const char *path, uint64_t t
             st = lm_fail(err, LM_CANCELLED, "cancelled");
     }
     if (st == LM_OK && done != total)
-        st = lm_fail(err, LM_CORRUPT, "%s changed while it was read: try again when nobody writes to it", path);
+        st = lm_fail(err, LM_CORRUPT, "%s changed while it was read: try again when nobody writes to it",
+                     path);
     free(piece);
     return st;
 }
 
 static bool same_file(const struct stat *a, const struct stat *b) {
 #ifdef __APPLE__
-    bool same_time =
-        a->st_mtimespec.tv_sec == b->st_mtimespec.tv_sec && a->st_mtimespec.tv_nsec == b->st_mtimespec.tv_nsec;
+    bool same_time = a->st_mtimespec.tv_sec == b->st_mtimespec.tv_sec &&
+                     a->st_mtimespec.tv_nsec == b->st_mtimespec.tv_nsec;
 #else
     bool same_time = a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
 #endif
@@ -287,12 +291,14 @@ static lm_status take_open(lm_blob *b, int from, const char *path, lm_take take,
     if (copy) { /* where linking failed the empty file may be gone */
         close(b->fd);
         b->fd = open(b->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-        st = b->fd < 0 ? lm_own_fail(err, "create", b->temp) : room_for(b->own, (uint64_t)before.st_size, err);
+        st =
+            b->fd < 0 ? lm_own_fail(err, "create", b->temp) : room_for(b->own, (uint64_t)before.st_size, err);
     }
     if (st == LM_OK) st = read_through(b, from, path, (uint64_t)before.st_size, copy, progress, ctx, err);
     if (st == LM_OK && fstat(from, &after) != 0) st = lm_own_fail(err, "look at", path);
     if (st == LM_OK && !same_file(&before, &after))
-        st = lm_fail(err, LM_CORRUPT, "%s changed while it was read: try again when nobody writes to it", path);
+        st = lm_fail(err, LM_CORRUPT, "%s changed while it was read: try again when nobody writes to it",
+                     path);
     return st;
 }
 

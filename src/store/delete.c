@@ -13,6 +13,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -145,7 +146,8 @@ static lm_status remove_all(lm_store *s, const lm_name *name, bool *any, lm_err 
             if (!lm_store_find_exact(s, name, &entry)) break;
             st = lm_name_parse(lm_str_of(entry.name), &shown, err);
             if (st == LM_OK)
-                st = entry.owned ? lm_own_remove_dir(own, entry.dir, err) : add_tomb(own, &shown, entry.dir, err);
+                st = entry.owned ? lm_own_remove_dir(own, entry.dir, err)
+                                 : add_tomb(own, &shown, entry.dir, err);
         }
         *any = true;
     }
@@ -170,8 +172,9 @@ lm_status lm_store_delete(lm_store *s, const char *text, lm_err *err) {
     if (st == LM_OK) st = lm_own_lock(own, &lock, err);
     if (st != LM_OK) return st;
     st = remove_all(s, &name, &any, err);
-    if (st == LM_OK && !any) st = lm_fail(err, LM_NOT_FOUND, "model '%s' not found", text); /* another was faster */
+    if (st == LM_OK && !any)
+        st = lm_fail(err, LM_NOT_FOUND, "model '%s' not found", text); /* another was faster */
     close(lock);
-    lm_own_prune(own);
+    lm_own_prune(own, time(NULL));
     return st;
 }

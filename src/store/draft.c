@@ -1,7 +1,8 @@
 /* draft.c - a model in the making: layers are gathered, a manifest is written over them.
  *
- * Blobs are in the store before the manifest that names them, and each is on the disk before it has its name, so
- * there is no moment at which half a model could be seen. .users is held from the first blob to the manifest.
+ * Blobs are in the store before the manifest that names them, and each is on the disk before it has its name,
+ * so there is no moment at which half a model could be seen. .users is held from the first blob to the
+ * manifest.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <strings.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -19,10 +21,10 @@
 #include "model/model.h"
 #include "store/own.h"
 
-#define MAX_TEXT     (16u << 20) /* of a Modelfile's part */
-#define MAX_LICENSE  (1u << 20)
-#define MAX_CONFIG   (8u << 20)
-#define TYPE_FILE    "application/vnd.mlx-ollama.image.file"
+#define MAX_TEXT    (16u << 20) /* of a Modelfile's part */
+#define MAX_LICENSE (1u << 20)
+#define MAX_CONFIG  (8u << 20)
+#define TYPE_FILE   "application/vnd.mlx-ollama.image.file"
 
 struct lm_draft {
     const char *own; /* the store's */
@@ -60,7 +62,7 @@ void lm_draft_close(lm_draft *d) {
     remove_tree(&d->staging);
     remove_tree(&d->view);
     close(d->users);
-    lm_own_prune(d->own);
+    lm_own_prune(d->own, time(NULL));
     lm_manifest_release(&d->m);
     json_decref(d->config);
     free(d->requires);
@@ -160,7 +162,8 @@ static lm_status add_file(lm_draft *d, const char *name, const char *digest, boo
     else if (!lm_layer_file_ok(name))
         st = lm_fail(err, LM_INVALID, "\"%.200s\" cannot be the name of a model's file", name);
     else
-        st = add_layer(d, ends(name, ".json") ? LM_TYPE_IMAGE "json" : TYPE_FILE, name, digest, existing, err);
+        st =
+            add_layer(d, ends(name, ".json") ? LM_TYPE_IMAGE "json" : TYPE_FILE, name, digest, existing, err);
     free(blob);
     return st;
 }
@@ -209,7 +212,8 @@ static lm_status list_dir(const char *dir, names *out, uint64_t *bytes, lm_err *
     if (!d) return lm_own_fail(err, "open", dir);
     for (struct dirent *e; out->n < 4096 && (e = readdir(d));) {
         struct stat st;
-        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode)) continue;
+        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode))
+            continue;
         out->items = lm_realloc(out->items, (out->n + 1) * sizeof *out->items);
         out->items[out->n++] = lm_strdup(e->d_name);
         *bytes += (uint64_t)st.st_size;
@@ -321,18 +325,26 @@ lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) {
     return st;
 }
 
-lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx, lm_err *err) {
+lm_status lm_draft_import(lm_draft *d, const char *file, lm_store_progress *progress, void *ctx,
+                          lm_err *err) {
     const char *staging = NULL;
+    lm_status st = lm_draft_staging(d, &staging, err);
+    if (st != LM_OK) return st;
+    char *made = lm_path_join(staging, "model");
+    st = lm_import_gguf(file, made, progress, ctx, err);
+    if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+    free(made);
+    return st;
+}
+
+lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx,
+                        lm_err *err) {
     uint64_t bytes;
     if (!lm_blob_look(d->own, digest, &bytes))
         return lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", digest);
-    lm_status st = lm_draft_staging(d, &staging, err);
-    if (st != LM_OK) return st;
-    char *blob = lm_blob_path(d->own, digest), *made = lm_path_join(staging, "model");
-    st = lm_import_gguf(blob, made, progress, ctx, err);
-    if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+    char *blob = lm_blob_path(d->own, digest);
+    lm_status st = lm_draft_import(d, blob, progress, ctx, err);
     free(blob);
-    free(made);
     return st;
 }
 
@@ -383,7 +395,8 @@ static lm_status add_config(lm_draft *d, lm_err *err) {
     lm_json_write_value(&text, out);
     lm_status st = lm_buf_status(&text, "the model's config", err);
     d->m.config = (lm_layer){.type = LM_TYPE_CONFIG, .size = text.len};
-    if (st == LM_OK) st = lm_blob_put(d->own, lm_buf_view(&text), d->m.config.digest, &d->m.config.existing, err);
+    if (st == LM_OK)
+        st = lm_blob_put(d->own, lm_buf_view(&text), d->m.config.digest, &d->m.config.existing, err);
     lm_buf_release(&text);
     json_decref(out);
     return st;
@@ -472,6 +485,7 @@ lm_status lm_draft_commit(lm_draft *d, const char *text, lm_draft_layer *layer, 
     if (st != LM_OK) return st;
     for (uint32_t i = 0; layer && i < d->m.n; i++) layer(ctx, d->m.layers[i].digest, d->m.layers[i].existing);
     if (layer) layer(ctx, d->m.config.digest, d->m.config.existing);
+    if (layer) layer(ctx, NULL, false);
     lm_manifest_write(&d->m, &b);
     st = lm_buf_status(&b, "the manifest", err);
     if (st == LM_OK) st = publish(d->store, &name, lm_buf_view(&b), err);
@@ -493,7 +507,8 @@ lm_status lm_store_commit(lm_store *s, const char *name, const lm_store_file *fi
     for (uint32_t i = 0; st == LM_OK && i < n; i++) {
         struct stat info;
         uint64_t bytes = stat(files[i].path, &info) == 0 ? (uint64_t)info.st_size : 0;
-        st = lm_draft_file(d, files[i].name, files[i].path, files[i].take, files[i].digest, add_up, &all, err);
+        st =
+            lm_draft_file(d, files[i].name, files[i].path, files[i].take, files[i].digest, add_up, &all, err);
         all.before += bytes;
     }
     if (st == LM_OK) st = lm_draft_check(d, err);

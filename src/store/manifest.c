@@ -207,7 +207,8 @@ static void walk_dir(walk *w, const char *dir, uint32_t depth) {
         } else {
             char text[1100];
             lm_name name;
-            int n = snprintf(text, sizeof text, "%s/%s/%s:%s", w->parts[0], w->parts[1], w->parts[2], w->parts[3]);
+            int n = snprintf(text, sizeof text, "%s/%s/%s:%s", w->parts[0], w->parts[1], w->parts[2],
+                             w->parts[3]);
             if (n > 0 && (size_t)n < sizeof text &&
                 lm_name_parse((lm_str){text, (size_t)n}, &name, NULL) == LM_OK && lm_path_is_file(path))
                 w->stop = !w->visit(w->ctx, &name, path);

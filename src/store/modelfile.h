@@ -1,5 +1,5 @@
-/* modelfile.h - what a Modelfile added to a model, read from the model's directory: small files beside the makers'
- * own, named as Ollama names the layers (template, system, params, messages, license). */
+/* modelfile.h - what a Modelfile added to a model, read from the model's directory: small files beside the
+ * makers' own, named as Ollama names the layers (template, system, params, messages, license). */
 #ifndef LM_STORE_MODELFILE_H
 #define LM_STORE_MODELFILE_H
 

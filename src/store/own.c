@@ -66,8 +66,8 @@ lm_status lm_own_temp(const char *own, char **path, lm_err *err) {
 lm_status lm_own_fail(lm_err *err, const char *doing, const char *path) {
     int e = errno;
     if (e == ENOSPC || e == EDQUOT || e == EFBIG)
-        return lm_fail(err, LM_NO_SPACE, "%s %s: %s: free some space and try again; nothing was changed", doing,
-                       path, strerror(e));
+        return lm_fail(err, LM_NO_SPACE, "%s %s: %s: free some space and try again; nothing was changed",
+                       doing, path, strerror(e));
     return lm_fail(err, e == ENOENT ? LM_NOT_FOUND : LM_IO, "%s %s: %s", doing, path, strerror(e));
 }
 

@@ -1,8 +1,8 @@
 /* own.h - the own store's files: what docs/STORE.md describes, for the files of this room that write it.
  *
  *     OWN/.lock               held while manifests, tombstones or directories change, and while pruning
- *     OWN/.users              held shared by everybody who has something in the making; pruning wants it alone
- *     OWN/blobs/sha256-HEX    content, never changed once it is there
+ *     OWN/.users              held shared by everybody who has something in the making; pruning wants it
+ * alone OWN/blobs/sha256-HEX    content, never changed once it is there
  *     OWN/manifests/HOST/NAMESPACE/MODEL/TAG
  *     OWN/views/HEX           of the manifest with that sha256: the model directory, links into blobs
  *     OWN/removed/            manifests that a delete or a replacement took away: their blobs may go
@@ -25,9 +25,9 @@
 
 /* ---- own.c: places and locks */
 bool lm_own_reserved(const char *file); /* one of the directories above: no host of plain directories */
-lm_status lm_own_lock(const char *own, int *fd, lm_err *err) LM_CHECKED;       /* .lock; close(fd) gives it back */
-lm_status lm_own_use(const char *own, int *fd, lm_err *err) LM_CHECKED;        /* .users, shared; the same */
-bool lm_own_alone(const char *own, int *fd);                                   /* .users alone, if nobody has it */
+lm_status lm_own_lock(const char *own, int *fd, lm_err *err) LM_CHECKED; /* .lock; close(fd) gives it back */
+lm_status lm_own_use(const char *own, int *fd, lm_err *err) LM_CHECKED;  /* .users, shared; the same */
+bool lm_own_alone(const char *own, int *fd);                             /* .users alone, if nobody has it */
 /* A path in OWN/work that nobody else uses; the directory exists. The caller frees. */
 lm_status lm_own_temp(const char *own, char **path, lm_err *err) LM_CHECKED;
 /* LM_NO_SPACE for a full disk, a quota and a limit of file sizes, else LM_IO, from errno. */
@@ -41,8 +41,9 @@ bool lm_blob_look(const char *own, const char *digest, uint64_t *bytes);
 /* Makes a blob of text, of the file at path. The caller holds .users. *existing: it was there before. */
 lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE], bool *existing,
                       lm_err *err) LM_CHECKED;
-lm_status lm_blob_take(const char *own, const char *path, lm_take take, const char *want, lm_store_progress *progress,
-                       void *ctx, char digest[LM_DIGEST_SIZE], bool *existing, lm_err *err) LM_CHECKED;
+lm_status lm_blob_take(const char *own, const char *path, lm_take take, const char *want,
+                       lm_store_progress *progress, void *ctx, char digest[LM_DIGEST_SIZE], bool *existing,
+                       lm_err *err) LM_CHECKED;
 void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
 
 /* ---- manifest.c */
@@ -53,7 +54,7 @@ void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
 typedef struct lm_layer {
     char type[96];
     char digest[LM_DIGEST_SIZE];
-    uint64_t size; /* bytes */
+    uint64_t size;  /* bytes */
     char name[256]; /* of a file; "" for other layers */
     char *from;     /* the model that it came from, or NULL */
     bool existing;  /* drafts: it was there before */
@@ -69,16 +70,18 @@ typedef struct lm_manifest {
 lm_status lm_manifest_parse(lm_str text, lm_manifest *out, lm_err *err) LM_CHECKED;
 void lm_manifest_release(lm_manifest *m); /* a zeroed one is allowed */
 void lm_manifest_write(const lm_manifest *m, lm_buf *out);
-lm_layer *lm_manifest_add(lm_manifest *m, const char *type, const char *name); /* digest and size are the caller's */
+lm_layer *lm_manifest_add(lm_manifest *m, const char *type,
+                          const char *name); /* digest and size are the caller's */
 /* What a layer is: by its type, or by the name of a file. LM_LAYER_KINDS: nothing that this version runs. */
 lm_layer_kind lm_layer_kind_of(const lm_layer *layer);
-bool lm_layer_file_ok(const char *name); /* as the name of a file of a model directory */
+bool lm_layer_file_ok(const char *name);            /* as the name of a file of a model directory */
 const char *lm_layer_kind_name(lm_layer_kind kind); /* "template": of the media type and of the file */
 lm_status lm_manifest_load(const char *path, lm_buf *text, lm_manifest *out, lm_err *err) LM_CHECKED;
 /* Each manifest of the store, with or without its blobs. Return false to end the walk. */
 typedef bool lm_manifest_visit(void *ctx, const lm_name *name, const char *path);
 void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *visit, void *ctx);
-/* Where the manifest of this name is, or would go, in the spelling that is there already. The caller frees. */
+/* Where the manifest of this name is, or would go, in the spelling that is there already. The caller frees.
+ */
 char *lm_manifest_path(const char *own, const lm_name *name);
 
 /* ---- views.c */
@@ -88,12 +91,12 @@ bool lm_view_entry(const char *own, const char *manifest, lm_entry *out);
 lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) LM_CHECKED;
 
 /* ---- delete.c, with .lock held */
-/* Notes the manifest at path so that what only it names is pruned, and removes it unless it is to be replaced.
- * LM_NOT_FOUND: there is none. */
+/* Notes the manifest at path so that what only it names is pruned, and removes it unless it is to be
+ * replaced. LM_NOT_FOUND: there is none. */
 lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) LM_CHECKED;
 lm_status lm_own_remove_dir(const char *own, const char *dir, lm_err *err) LM_CHECKED;
 
 /* ---- prune.c */
-void lm_own_prune(const char *own);
+void lm_own_prune(const char *own, int64_t now); /* seconds, as time() */
 
 #endif

@@ -1,8 +1,8 @@
 /* prune.c - what no manifest names goes.
  *
- * Nothing is removed while anybody has a draft or a blob open, and no blob while there is a manifest that cannot be
- * read: what it names is not known. A blob that only a removed manifest named goes at once; one that no manifest
- * ever named was uploaded for a create that is to come, and gets an hour.
+ * Nothing is removed while anybody has a draft or a blob open, and no blob while there is a manifest that
+ * cannot be read: what it names is not known. A blob that only a removed manifest named goes at once; one
+ * that no manifest ever named was uploaded for a create that is to come, and gets an hour.
  */
 #include <dirent.h>
 #include <stdio.h>
@@ -42,6 +42,7 @@ static bool has(const digests *d, const char *hex) {
 
 typedef struct named {
     digests blobs, manifests;
+    int64_t now;
 } named;
 
 static bool read_names(const char *path, named *to) {
@@ -98,9 +99,8 @@ static void forget_removed(const char *path, const char *file, const named *live
     unlink(path);
 }
 
-static bool older(const char *path, bool changed, time_t seconds) {
+static bool older(const char *path, bool changed, int64_t now, int64_t seconds) {
     struct stat st;
-    time_t now = time(NULL);
     return lstat(path, &st) == 0 && now - (changed ? st.st_ctime : st.st_mtime) > seconds;
 }
 
@@ -108,7 +108,8 @@ static void look_at_blob(const char *path, const char *file, const named *live, 
     char digest[LM_DIGEST_SIZE];
     if (lm_digest_parse(lm_str_of(file), digest, NULL) != LM_OK) return; /* not ours */
     const char *hex = digest + 7;
-    if (!has(&live->blobs, hex) && (has(&gone->blobs, hex) || older(path, true, GRACE_SECONDS))) unlink(path);
+    if (!has(&live->blobs, hex) && (has(&gone->blobs, hex) || older(path, true, live->now, GRACE_SECONDS)))
+        unlink(path);
 }
 
 static void look_at_view(const char *path, const char *file, const named *live, named *gone) {
@@ -125,14 +126,13 @@ static void remove_work(const char *path, const char *file, const named *live, n
 
 static void look_at_partial(const char *path, const char *file, const named *live, named *gone) {
     (void)file;
-    (void)live;
     (void)gone;
-    if (older(path, false, PARTIAL_SECONDS)) unlink(path);
+    if (older(path, false, live->now, PARTIAL_SECONDS)) unlink(path);
 }
 
-void lm_own_prune(const char *own) {
+void lm_own_prune(const char *own, int64_t now) {
     int lock = -1, alone = -1;
-    named live = {0}, gone = {0};
+    named live = {.now = now}, gone = {0};
     if (!lm_path_is_dir(own) || lm_own_lock(own, &lock, NULL) != LM_OK) return;
     if (lm_own_alone(own, &alone)) {
         each(own, LM_OWN_WORK, remove_work, &live, &gone);
@@ -157,5 +157,5 @@ void lm_own_prune(const char *own) {
 }
 
 void lm_store_prune(lm_store *s) {
-    lm_own_prune(s->places[0].dir);
+    lm_own_prune(s->places[0].dir, time(NULL));
 }

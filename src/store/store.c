@@ -301,6 +301,16 @@ lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *er
     return LM_OK;
 }
 
+lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err *err) {
+    lm_name n;
+    lm_tombs none = {0};
+    lookup l = {.tombs = &none, .out = out};
+    lm_status st = lm_name_parse(lm_str_of(name), &n, err);
+    if (st != LM_OK) return st;
+    lm_place_walk(&s->places[0], &n, take_first, &l);
+    return l.found ? LM_OK : lm_fail(err, LM_NOT_FOUND, "model '%s' not found", name);
+}
+
 /* ---- list ------------------------------------------------------------------------------------------------
  */
 

@@ -56,6 +56,8 @@ typedef struct lm_entry {
 lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) LM_CHECKED;
 /* By a name as a user types it, aliases included. LM_NOT_FOUND: "model 'NAME' not found". LM_INVALID: malformed. */
 lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
+/* The same, but only this very name in the own store. */
+lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
 /* Owned: removes the manifest, and then what nothing else needs of it. Linked: forgets it (a tombstone in the own store), the
  * user's files stay. */
 lm_status lm_store_delete(lm_store *s, const char *name, lm_err *err) LM_CHECKED;
@@ -115,9 +117,11 @@ lm_status lm_draft_file(lm_draft *d, const char *name, const char *path, lm_take
                         lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 /* The same from a blob. LM_NOT_FOUND: there is no such blob. */
 lm_status lm_draft_blob(lm_draft *d, const char *name, const char *digest, lm_err *err) LM_CHECKED;
-/* A GGUF file that is a blob, imported. */
+/* A GGUF file that is a blob, or lies anywhere, imported (lm_import_gguf). */
 lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx,
                         lm_err *err) LM_CHECKED;
+lm_status lm_draft_import(lm_draft *d, const char *file, lm_store_progress *progress, void *ctx,
+                          lm_err *err) LM_CHECKED;
 /* The text of a kind that the draft has so far into out; nothing when it has none. */
 lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) LM_CHECKED;
 void lm_draft_drop(lm_draft *d, lm_layer_kind kind);
@@ -129,7 +133,7 @@ lm_status lm_draft_check(lm_draft *d, lm_err *err) LM_CHECKED;
 /* A new empty directory within the store for files that are made or fetched for this draft; it goes with the
  * draft. Owned by the draft. */
 lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) LM_CHECKED;
-/* Called for each layer in their order before the manifest is written: was it there before this draft? */
+/* Called for each layer in their order: was it there before this draft? Then with NULL: the manifest is written. */
 typedef void lm_draft_layer(void *ctx, const char *digest, bool existing);
 lm_status lm_draft_commit(lm_draft *d, const char *name, lm_draft_layer *layer, void *ctx, lm_err *err) LM_CHECKED;
 

@@ -125,27 +125,16 @@ static void an_empty_machine_has_no_models(void **state) {
     lm_store_close(s);
 }
 
-static void a_placed_model_is_found_without_regard_to_case(void **state) {
+static void a_plain_directory_of_the_own_store_is_found_without_regard_to_case(void **state) {
     (void)state;
+    put_model(".mlx-ollama/models/registry.ollama.ai/library/SmolLM2/135M");
     lm_store *s = open_store(NULL);
-    lm_err err = {0};
-    char *dir = NULL;
-    expect_ok(lm_store_place(s, "SmolLM2:135M", &dir, &err), err);
-    assert_false(lm_path_is_dir(dir));
-    put_model(dir + strlen(home) + 1);
     lm_entry e = find(s, "smollm2:135m");
     assert_string_equal(e.name, "SmolLM2:135M");
-    assert_string_equal(e.dir, dir);
-    assert_true(e.owned);
+    assert_true(e.owned && !e.managed);
     assert_int_equal(e.size, 2 + 7);
     assert_string_equal(find(s, "registry.ollama.ai/library/SMOLLM2:135m").name, "SmolLM2:135M");
     assert_string_equal(find(s, "smollm2").name, "SmolLM2:135M"); /* the default tag */
-
-    char *again = NULL;
-    expect_ok(lm_store_place(s, "smollm2:135m", &again, &err), err);
-    assert_string_equal(again, dir); /* the stored spelling wins */
-    free(again);
-    free(dir);
     lm_store_close(s);
 }
 
@@ -317,8 +306,8 @@ static void deleting_an_owned_model_removes_its_files(void **state) {
     const char *model = ".mlx-ollama/models/registry.ollama.ai/library/m";
     put_model(".mlx-ollama/models/registry.ollama.ai/library/m/1b");
     put_model(".mlx-ollama/models/registry.ollama.ai/library/m/2b");
-    put(".mlx-ollama/models/.trash-1-0/left", "over");
-    char *dir = at(model), *trash = at(".mlx-ollama/models/.trash-1-0"), *own = at(".mlx-ollama/models");
+    put(".mlx-ollama/models/work/1/left", "over");
+    char *dir = at(model), *trash = at(".mlx-ollama/models/work/1"), *own = at(".mlx-ollama/models");
     lm_store *s = open_store(NULL);
     lm_err err = {0};
     expect_ok(lm_store_delete(s, "M:1B", &err), err);
@@ -395,7 +384,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, fresh_home, no_home)
     const struct CMUnitTest tests[] = {
         T(an_empty_machine_has_no_models),
-        T(a_placed_model_is_found_without_regard_to_case),
+        T(a_plain_directory_of_the_own_store_is_found_without_regard_to_case),
         T(latest_is_meant_when_no_tag_is_written),
         T(every_kind_of_place_is_listed_newest_first),
         T(a_root_may_be_a_model_itself),

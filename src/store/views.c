@@ -1,8 +1,8 @@
 /* views.c - the model directory that a manifest describes: OWN/views/HEX, made of relative symbolic links.
  *
- * Symbolic, not hard: the store can be moved or copied as a whole without doubling the blobs, a link shows what
- * it stands for, and any file system that can hold the store will do. A view holds nothing of its own, so one that
- * is missing or damaged is made again, beside its place and then renamed into it.
+ * Symbolic, not hard: the store can be moved or copied as a whole without doubling the blobs, a link shows
+ * what it stands for, and any file system that can hold the store will do. A view holds nothing of its own,
+ * so one that is missing or damaged is made again, beside its place and then renamed into it.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -1,0 +1,26 @@
+/* progress.h - the answer of an endpoint that works for a while: one line of status after the other (NDJSON),
+ * or the last one alone. What fails before the first line has its own HTTP status, what fails later is a last
+ * line. */
+#ifndef LM_API_PROGRESS_H
+#define LM_API_PROGRESS_H
+
+#include "api/private.h"
+
+typedef struct ollama_progress {
+    lm_call *call;
+    bool stream;
+    bool begun;          /* a line has gone out */
+    const char *reading; /* of ollama_progress_bytes: what is being done */
+    uint64_t shown_ns;   /* of its last line */
+} ollama_progress;
+
+void ollama_progress_status(ollama_progress *p, const char *status);
+/* An lm_store_progress with ctx = ollama_progress: ten lines a second at most. False: the client has gone, or
+ * the server is on its way out. */
+bool ollama_progress_bytes(void *ctx, uint64_t done, uint64_t total);
+/* The end: "success", or the error. */
+void ollama_progress_end(ollama_progress *p, lm_status st, const char *text);
+/* As Ollama's pull and push fail: 200 and a line that says so; 500 without stream. */
+void ollama_progress_refuse(ollama_progress *p, const char *text);
+
+#endif
