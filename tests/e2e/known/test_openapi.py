@@ -21,6 +21,8 @@ EXAMPLES = int(os.environ.get("LM_E2E_EXAMPLES", "50"))  # for each operation
 MODELS = ["tiny-able"] * 6 + ["tiny-hello", "tiny-tool", "tiny-think", "tiny-fim", "tiny-spaced", "nosuch", "tiny-hello:latest"]
 GONE = ["nosuch", "no/such:model"]  # what is deleted is not there for the others
 FEW = 12  # tokens: "tiny" alone would talk for ever
+MAKING = {"/api/copy": {"source": st.sampled_from(MODELS + ["made"]), "destination": st.just("copied")},
+          "/api/create": {"from": st.sampled_from(MODELS + ["made", ""]), "model": st.just("made")}}
 LIMITS = {"/v1/messages": "max_tokens", "/v1/chat/completions": "max_completion_tokens", "/v1/completions": "max_tokens",
           "/v1/responses": "max_output_tokens"}
 
@@ -58,6 +60,9 @@ def test_every_route_exists(bridge):
 
 def shorten(path, body, draw):
     """Of a request that would be long, or about no model, one that is worth its time."""
+    if path in MAKING:  # what is there for the others stays as it is
+        body.update({key: draw(choice) for key, choice in MAKING[path].items()})
+        return
     if draw(st.integers(0, 9)):  # else as chance has it
         body["model"] = draw(st.sampled_from(GONE if path == "/api/delete" else MODELS))
     if path in LIMITS:
@@ -79,12 +84,12 @@ def shorten(path, body, draw):
 
 
 def is_ollamas_500(path, response):
-    """Errors that Ollama calls its own though they are the client's: a wrong option, anything wrong with a text for the older
+    """Errors that Ollama calls its own though they are the client's: a wrong option, a model that cannot be fetched, anything wrong with a text for the older
     embeddings."""
     if response.status_code != 500:
         return False
     text = json.loads(response.content)["error"]
-    return text.startswith('option "') or (path == "/api/embeddings" and text == "the input length exceeds the context length")
+    return text.startswith(('option "', "this build cannot ")) or (path == "/api/embeddings" and text == "the input length exceeds the context length")
 
 
 @schema.parametrize()
