@@ -2,6 +2,7 @@
 
 #include "api/ollama_create.h"
 #include "api/options.h"
+#include "text/text.h"
 
 void ollama_create_release(ollama_create_request *r) {
     json_decref(r->body);
@@ -119,6 +120,7 @@ lm_status ollama_create_read(lm_str body, ollama_create_request *out, lm_err *er
     lm_name parsed;
     if (f.st == LM_OK) f.st = lm_name_parse(lm_str_of(r.model), &parsed, &f.err);
     read_unsupported(&f);
+    if (r.template[0] && f.st == LM_OK) f.st = lm_go_template_check(lm_str_of(r.template), &f.err);
     if (images) refuse(&f, "images in messages are not supported");
     if (r.requires[0] && !is_version(r.requires)) refuse(&f, "requires must be a valid semver (e.g. 0.14.0)");
     if (f.st != LM_OK) {
