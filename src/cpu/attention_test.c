@@ -14,17 +14,20 @@ typedef struct shape {
     uint32_t rope_dims; /* 0: no rotation */
     bool interleaved;
     float mscale;
+    bool both_ways;
 } shape;
 
 static const shape shapes[] = {
-    {"grouped heads", 9, 3, 64, 0, 0, false, false, 64, false, 1},
-    {"one kv head", 4, 1, 32, 0, 0, false, false, 32, true, 1},
-    {"no groups, odd width", 3, 3, 20, 0, 0, false, false, 12, false, 1},
-    {"window and softcap", 4, 2, 48, 37, 5, false, false, 48, false, 1},
-    {"window and softcap in groups of 32", 4, 2, 96, 37, 5, false, false, 96, false, 1},
-    {"window of one page and sinks", 8, 2, 64, 64, 0, true, false, 64, false, 1.25f},
-    {"norms without rotation", 6, 2, 40, 0, 0, false, true, 0, false, 1},
-    {"norms and a partial turn", 14, 2, 128, 0, 0, false, true, 64, true, 0.75f},
+    {"grouped heads", 9, 3, 64, 0, 0, false, false, 64, false, 1, false},
+    {"one kv head", 4, 1, 32, 0, 0, false, false, 32, true, 1, false},
+    {"no groups, odd width", 3, 3, 20, 0, 0, false, false, 12, false, 1, false},
+    {"window and softcap", 4, 2, 48, 37, 5, false, false, 48, false, 1, false},
+    {"window and softcap in groups of 32", 4, 2, 96, 37, 5, false, false, 96, false, 1, false},
+    {"window of one page and sinks", 8, 2, 64, 64, 0, true, false, 64, false, 1.25f, false},
+    {"norms without rotation", 6, 2, 40, 0, 0, false, true, 0, false, 1, false},
+    {"norms and a partial turn", 14, 2, 128, 0, 0, false, true, 64, true, 0.75f, false},
+    {"both ways", 12, 12, 32, 0, 0, false, false, 0, false, 1, true},
+    {"both ways in groups, turned", 8, 2, 40, 0, 0, false, true, 40, false, 1, true},
 };
 
 /* One sequence's history: raw rows, as they went in. */
@@ -87,15 +90,17 @@ static void hold(const bed *b, double *x) {
         hold_coded(x + i, group, TEST_KV == LM_KV_Q8_0 ? 8 : 4);
 }
 
-static void naive(const bed *b, const history *h, const float *q_row, uint32_t position, double *out) {
+/* end: of the keys that the query at `position` sees. */
+static void naive(const bed *b, const history *h, const float *q_row, uint32_t position, uint32_t end,
+                  double *out) {
     uint32_t dim = b->sh->head_dim, group = b->sh->n_heads / b->sh->n_kv_heads,
              kv_width = b->sh->n_kv_heads * dim;
-    double *q = test_malloc(dim * sizeof *q), *p = test_malloc((position + 1) * sizeof *p);
+    double *q = test_malloc(dim * sizeof *q), *p = test_malloc(end * sizeof *p);
     for (uint32_t head = 0; head < b->sh->n_heads; head++) {
         turn(b, q_row + head * dim, b->sh->norms ? b->q_norm : NULL, position, q);
         uint32_t first = b->sh->window && position + 1 > b->sh->window ? position + 1 - b->sh->window : 0;
         double top = b->sh->sinks ? b->sinks[head] : -1e300;
-        for (uint32_t t = first; t <= position; t++) {
+        for (uint32_t t = first; t < end; t++) {
             const double *k = h->k + (size_t)t * kv_width + head / group * dim;
             p[t] = 0;
             for (uint32_t d = 0; d < dim; d++) p[t] += q[d] * k[d];
@@ -104,9 +109,9 @@ static void naive(const bed *b, const history *h, const float *q_row, uint32_t p
             top = p[t] > top ? p[t] : top;
         }
         double sum = b->sh->sinks ? exp(b->sinks[head] - top) : 0;
-        for (uint32_t t = first; t <= position; t++) sum += p[t] = exp(p[t] - top);
+        for (uint32_t t = first; t < end; t++) sum += p[t] = exp(p[t] - top);
         for (uint32_t d = 0; d < dim; d++) out[head * dim + d] = 0;
-        for (uint32_t t = first; t <= position; t++)
+        for (uint32_t t = first; t < end; t++)
             for (uint32_t d = 0; d < dim; d++)
                 out[head * dim + d] += p[t] / sum * h->v[(size_t)t * kv_width + head / group * dim + d];
     }
@@ -154,24 +159,28 @@ static void step(bed *b, const uint32_t *counts, double tolerance) {
                       .rope = sh->rope_dims ? &b->rope : NULL,
                       .q_norm = sh->norms ? b->v_q : NULL,
                       .k_norm = sh->norms ? b->v_k : NULL,
-                      .norm_eps = 1e-6f};
+                      .norm_eps = 1e-6f,
+                      .both_ways = sh->both_ways};
     lm_tensor *out = be->attention(s, &a, rows_of(s, tq, n), rows_of(s, tk, n), rows_of(s, tv, n));
     const float *got = be->read(s, out);
     double *want = test_malloc(q_width * sizeof *want);
     for (uint32_t i = 0, row = 0; i < MAX_SEQS; i++) {
         history *h = &b->seqs[i];
-        for (uint32_t t = 0; t < counts[i]; t++, row++, h->len++) {
+        uint32_t from = h->len;
+        for (uint32_t t = 0; t < counts[i]; t++, h->len++) {
             for (uint32_t head = 0; head < sh->n_kv_heads; head++) {
                 size_t at = (size_t)h->len * kv_width + head * sh->head_dim;
-                turn(b, k + (size_t)row * kv_width + head * sh->head_dim, sh->norms ? b->k_norm : NULL,
+                turn(b, k + (size_t)(row + t) * kv_width + head * sh->head_dim, sh->norms ? b->k_norm : NULL,
                      h->len, h->k + at);
                 for (uint32_t d = 0; d < sh->head_dim; d++)
-                    h->v[at + d] = v[(size_t)row * kv_width + head * sh->head_dim + d];
+                    h->v[at + d] = v[(size_t)(row + t) * kv_width + head * sh->head_dim + d];
                 hold(b, h->k + at);
                 hold(b, h->v + at);
             }
+        }
+        for (uint32_t t = 0; t < counts[i]; t++, row++) {
             if (row % 5 && t + 1 < counts[i]) continue; /* a sample: the naive way is slow */
-            naive(b, h, q + (size_t)row * q_width, h->len, want);
+            naive(b, h, q + (size_t)row * q_width, from + t, sh->both_ways ? h->len : from + t + 1, want);
             assert_non_null(got);
             for (uint32_t d = 0; d < q_width; d++)
                 assert_close(got[(size_t)row * q_width + d], want[d], tolerance, sh->name,
@@ -218,7 +227,9 @@ static void run_shape(const char *features, const shape *sh, uint32_t n_threads)
         {1, 0, 0},   {1, 70, 0}, {63, 1, 1}, {130, 0, 64}, {1, 1, 1}, {7, 130, 0},
         {1, 150, 5}, {0, 1, 0},  {0, 1, 1},  {0, 64, 1},   {1, 1, 1},
     };
-    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) step(&b, steps[i], tolerance);
+    static const uint32_t whole[MAX_SEQS] = {1, 64, 230};
+    if (sh->both_ways) step(&b, whole, tolerance); /* a text is one slice of one step */
+    for (size_t i = 0; i < sizeof steps / sizeof *steps && !sh->both_ways; i++) step(&b, steps[i], tolerance);
 
     for (uint32_t i = 0; i < MAX_SEQS; i++) {
         be->seq_close(b.seqs[i].seq);

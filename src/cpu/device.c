@@ -250,6 +250,7 @@ const lm_backend lm_cpu_backend = {
     .end = lm_op_end,
     .embed = lm_op_embed,
     .rms_norm = lm_op_rms_norm,
+    .layer_norm = lm_op_layer_norm,
     .linears = lm_op_linears,
     .columns = lm_op_columns,
     .rows = lm_op_rows,

@@ -106,6 +106,8 @@ lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices,
                       lm_step **out, lm_err *err);
 lm_status lm_op_end(lm_step *s, bool abandon, lm_err *err);
 lm_tensor *lm_op_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps);
+lm_tensor *lm_op_layer_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, const lm_vector *bias,
+                            float eps);
 lm_tensor *lm_op_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);
 lm_tensor *lm_op_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n);
 lm_tensor *lm_op_keep(lm_step *s, lm_tensor *x);

@@ -7,8 +7,10 @@
     {                                                                                                        \
         .name = title, .kv_f32 = exact, .act_kind = act, .act_bytes = lm_act_bytes, .act_prepare = prepare,  \
         .matmul = products, .matmul_scratch = lm_matmul_scratch, .matmul_step = step, .row = lm_matmul_row,  \
-        .rms_norm = lm_rms_norm_##rest, .add_scaled = lm_add_scaled_##rest, .glu = lm_glu_##rest,            \
-        .rope = lm_rope_##rest, .to_f16 = lm_to_f16_##rest, .attend = lm_attend_##rest,                      \
+        .rms_norm = lm_rms_norm_##rest,                                                                      \
+        .layer_norm = exact ? lm_layer_norm_reference : lm_layer_norm_portable,                              \
+        .add_scaled = lm_add_scaled_##rest, .glu = lm_glu_##rest, .rope = lm_rope_##rest,                    \
+        .to_f16 = lm_to_f16_##rest, .attend = lm_attend_##rest,                                              \
     }
 
 const lm_kernels lm_kernels_reference =

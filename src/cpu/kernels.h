@@ -41,6 +41,8 @@ typedef struct lm_kernels {
     /* -- the rest (vector_*.c, attention_*.c) */
     void (*rms_norm)(const float *x, const float *weight, uint32_t n, float eps,
                      float *out);                                          /* weight NULL: none */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                       float *out);
     void (*add_scaled)(float *x, const float *y, float scale, uint32_t n); /* x += scale * y */
     void (*glu)(lm_glu act, const float *gate, const float *up, uint32_t n, float *out); /* out may be gate */
     /* cos_sin: the n_dims/2 cosines, then the sines, both already times mscale */

@@ -187,8 +187,37 @@ bool lm_glu_product(lm_step *s, const lm_mlp *m, lm_product *out) {
     return fits(s, out->up, out->w->m.cols) && fits(s, m->down, out->n);
 }
 
+#define PIECE 1024 /* numbers */
+
+static void activate_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thread) {
+    (void)thread;
+    const lm_product *p = arg;
+    float ones[PIECE];
+    for (uint32_t i = 0; i < PIECE; i++) ones[i] = 1;
+    for (uint32_t r = row0; r < row1; r++)
+        for (uint32_t i = 0, n; i < p->n; i += n) {
+            float *y = p->y + r * p->y_stride + i;
+            n = p->n - i < PIECE ? p->n - i : PIECE;
+            p->w->dev->k->glu(p->act, y, ones, n, y);
+        }
+}
+
+/* Without a gate: act(x upᵀ) downᵀ. */
+static lm_tensor *plain_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
+    lm_tensor *hidden = NULL, *out = NULL;
+    lm_op_linears(s, x, &m->up, 1, &hidden);
+    if (!hidden) return NULL;
+    lm_product p = {
+        .w = m->up, .n = hidden->width, .act = m->act, .y = hidden->data, .y_stride = hidden->stride};
+    lm_run_rows(s->dev, activate_rows, &p, hidden->n_rows, 4 * (size_t)hidden->width);
+    ++*hidden->version;
+    lm_op_linears(s, hidden, &m->down, 1, &out);
+    return out;
+}
+
 lm_tensor *lm_op_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
     if (s->failed) return NULL;
+    if (!m->gate && !m->fused) return plain_mlp(s, x, m);
     lm_product glu;
     if (!lm_glu_product(s, m, &glu) || !fits(s, glu.w, x->width)) return NULL;
     const lm_act *act = lm_step_acts(s, x, glu.w->act_kind);

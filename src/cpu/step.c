@@ -182,7 +182,7 @@ typedef struct plain {
     const lm_kernels *k;
     const lm_tensor *x, *y;
     lm_tensor *out;
-    const float *weight;
+    const float *weight, *bias;
     float eps, scale, cap;
 } plain;
 
@@ -204,6 +204,29 @@ lm_tensor *lm_op_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weigh
     if (!out) return NULL;
     plain p = {.k = s->k, .x = x, .out = out, .weight = weight ? weight->data : NULL, .eps = eps};
     lm_run_rows(s->dev, norm_rows, &p, x->n_rows, x->width);
+    return out;
+}
+
+static void layer_norm_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thread) {
+    (void)thread;
+    const plain *p = arg;
+    for (uint32_t r = row0; r < row1; r++)
+        p->k->layer_norm(p->x->data + r * p->x->stride, p->weight, p->bias, p->x->width, p->eps,
+                         p->out->data + r * p->out->stride);
+}
+
+lm_tensor *lm_op_layer_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, const lm_vector *bias,
+                            float eps) {
+    if (s->failed) return NULL;
+    if (weight->n != x->width || bias->n != x->width) {
+        lm_step_fail(s, LM_INTERNAL, "a norm of %u and %u elements over rows of %u", weight->n, bias->n,
+                     x->width);
+        return NULL;
+    }
+    lm_tensor *out = lm_step_tensor(s, x->n_rows, x->width);
+    if (!out) return NULL;
+    plain p = {.k = s->k, .x = x, .out = out, .weight = weight->data, .bias = bias->data, .eps = eps};
+    lm_run_rows(s->dev, layer_norm_rows, &p, x->n_rows, x->width);
     return out;
 }
 

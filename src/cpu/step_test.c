@@ -276,6 +276,67 @@ static void a_changed_activation_is_prepared_again(void **state) {
 
 #endif
 
+static void an_mlp_without_a_gate_is_its_activation_alone(void **state) {
+    (void)state;
+    float *up = random_floats(INTER * WIDTH, 0.3f), *down = random_floats(INTER * WIDTH, 0.3f),
+          *bias = random_floats(INTER, 1);
+    for (const char *const *f = test_features(); *f; f++) {
+        bed b = open_bed(*f);
+        lm_matrix mu = f32_matrix(up, INTER, WIDTH), md = f32_matrix(down, WIDTH, INTER);
+        lm_linear *u = open_linear(b.dev, &mu, bias), *d = open_linear(b.dev, &md, NULL);
+        lm_mlp m = {.up = u, .down = d, .act = LM_GLU_GELU};
+        lm_tensor *x;
+        lm_step *s = begin(&b, ROWS, &x);
+        const float *y = must_read(s, be->mlp(s, x, &m));
+        for (uint32_t r = 0; r < ROWS; r++) {
+            float hidden[INTER];
+            for (uint32_t i = 0; i < INTER; i++) {
+                double h = dot(b.x + r * WIDTH, up, bias, WIDTH, i);
+                hidden[i] = (float)(0.5 * h * (1 + erf(h / sqrt(2))));
+            }
+            for (uint32_t i = 0; i < WIDTH; i++)
+                assert_close(y[r * WIDTH + i], dot(hidden, down, NULL, INTER, i), 1e-4, *f, i);
+        }
+        end(s);
+        be->linear_free(u);
+        be->linear_free(d);
+        close_bed(&b);
+    }
+    test_free(up);
+    test_free(down);
+    test_free(bias);
+}
+
+static void layer_norm_takes_the_mean_away(void **state) {
+    (void)state;
+    float *weight = random_floats(WIDTH, 1), *bias = random_floats(WIDTH, 1);
+    for (const char *const *f = test_features(); *f; f++) {
+        bed b = open_bed(*f);
+        lm_vector *w = open_vector(b.dev, weight, WIDTH), *v = open_vector(b.dev, bias, WIDTH);
+        lm_tensor *x;
+        lm_step *s = begin(&b, ROWS, &x);
+        const float *y = must_read(s, be->layer_norm(s, x, w, v, 1e-5f));
+        for (uint32_t r = 0; r < ROWS; r++) {
+            const float *row = b.x + r * WIDTH;
+            double mean = 0, square = 0;
+            for (uint32_t i = 0; i < WIDTH; i++) mean += (double)row[i] / WIDTH;
+            for (uint32_t i = 0; i < WIDTH; i++)
+                square += ((double)row[i] - mean) * ((double)row[i] - mean) / WIDTH;
+            for (uint32_t i = 0; i < WIDTH; i++)
+                assert_close(y[r * WIDTH + i],
+                             ((double)row[i] - mean) / sqrt(square + 1e-5) * (double)weight[i] +
+                                 (double)bias[i],
+                             1e-5, *f, i);
+        }
+        end(s);
+        be->vector_free(w);
+        be->vector_free(v);
+        close_bed(&b);
+    }
+    test_free(weight);
+    test_free(bias);
+}
+
 static void plain_ops_do_what_they_say(void **state) {
     (void)state;
     float *weight = random_floats(WIDTH, 1);
@@ -340,6 +401,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linears_share_an_input_and_add_their_bias),
         cmocka_unit_test(mlp_is_the_formula_apart_and_fused),
+        cmocka_unit_test(an_mlp_without_a_gate_is_its_activation_alone),
+        cmocka_unit_test(layer_norm_takes_the_mean_away),
         cmocka_unit_test(moe_mixes_the_best_experts),
 #ifndef LM_TEST_BACKEND
         cmocka_unit_test(a_changed_activation_is_prepared_again),

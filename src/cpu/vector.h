@@ -19,6 +19,12 @@
     void lm_attend_##name(const float *q, uint32_t n_q, const void *k, const void *v, uint32_t n_keys,       \
                           uint32_t head_dim, float softcap, float *m, float *l, float *acc, float *scratch)
 
+/* Not worth a version for each set: the portable one serves all but the reference. */
+void lm_layer_norm_reference(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                             float *out);
+void lm_layer_norm_portable(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                            float *out);
+
 LM_VECTOR_SET(reference);
 LM_VECTOR_SET(portable);
 #if defined(__x86_64__)

@@ -26,18 +26,40 @@ static inline float exp_fast(float x) {
     return x == x ? p * two_n : x;
 }
 
+/* Eight sums side by side, joined in one order. */
+static float join_sums(const float *sums) {
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
 void lm_rms_norm_portable(const float *x, const float *weight, uint32_t n, float eps, float *out) {
     float sums[8] = {0};
     uint32_t i = 0;
     for (; i + 8 <= n; i += 8)
         for (uint32_t j = 0; j < 8; j++) sums[j] += x[i + j] * x[i + j];
-    float sum = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+    float sum = join_sums(sums);
     for (; i < n; i++) sum += x[i] * x[i];
     float factor = 1.0f / sqrtf(sum / (float)n + eps);
     if (weight)
         for (i = 0; i < n; i++) out[i] = x[i] * factor * weight[i];
     else
         for (i = 0; i < n; i++) out[i] = x[i] * factor;
+}
+
+void lm_layer_norm_portable(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                            float *out) {
+    float sums[8] = {0}, squares[8] = {0};
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++) sums[j] += x[i + j];
+    float sum = join_sums(sums);
+    for (; i < n; i++) sum += x[i];
+    float mean = sum / (float)n;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++) squares[j] += (x[i + j] - mean) * (x[i + j] - mean);
+    float square = join_sums(squares);
+    for (; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
+    float factor = 1.0f / sqrtf(square / (float)n + eps);
+    for (i = 0; i < n; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
 }
 
 void lm_add_scaled_portable(float *x, const float *y, float scale, uint32_t n) {

@@ -10,6 +10,17 @@ void lm_rms_norm_reference(const float *x, const float *weight, uint32_t n, floa
     for (uint32_t i = 0; i < n; i++) out[i] = weight ? x[i] * factor * weight[i] : x[i] * factor;
 }
 
+void lm_layer_norm_reference(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                             float *out) {
+    double sum = 0, square = 0;
+    for (uint32_t i = 0; i < n; i++) sum += (double)x[i];
+    double mean = sum / n;
+    for (uint32_t i = 0; i < n; i++) square += ((double)x[i] - mean) * ((double)x[i] - mean);
+    double factor = 1 / sqrt(square / n + (double)eps);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (float)(((double)x[i] - mean) * factor * (double)weight[i] + (double)bias[i]);
+}
+
 void lm_add_scaled_reference(float *x, const float *y, float scale, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) x[i] += scale * y[i];
 }

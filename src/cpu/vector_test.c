@@ -51,6 +51,18 @@ static void check_rms_norm(const lm_kernels *k, uint32_t n) {
     near(&b, n, "norm in place");
 }
 
+static void check_layer_norm(const lm_kernels *k, uint32_t n) {
+    bench b;
+    float bias[MAX_N + 2];
+    start(&b, n, 3);
+    fill(bias, 1);
+    for (uint32_t i = 0; i < n; i++) b.x[i + 1] += 2; /* a mean to take away */
+    k->layer_norm(b.x + 1, b.y + 1, bias + 1, n, 1e-3f, b.got + 1);
+    lm_kernels_reference.layer_norm(b.x + 1, b.y + 1, bias + 1, n, 1e-3f, b.want + 1);
+    for (uint32_t i = 1; i <= n; i++) assert_close(b.got[i], (double)b.want[i], 3e-6, "layer norm", i - 1);
+    assert_true(b.got[n + 1] == GUARD);
+}
+
 static void check_add_scaled(const lm_kernels *k, uint32_t n) {
     bench b;
     start(&b, n, 3);
@@ -104,6 +116,11 @@ static void check_to_f16(const lm_kernels *k, uint32_t n) {
     lm_kernels_reference.to_f16(b.x + 1, n, want + 1);
     assert_memory_equal(got + 1, want + 1, n * sizeof *got);
     assert_int_equal(got[n + 1], 0xabcd);
+}
+
+static void layer_norm_is_the_reference_within_a_few_millionths(void **state) {
+    (void)state;
+    for_each(check_layer_norm);
 }
 
 static void rms_norm_is_the_reference_within_a_millionth(void **state) {
@@ -168,6 +185,7 @@ static void unknown_and_foreign_feature_sets_are_named(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(layer_norm_is_the_reference_within_a_few_millionths),
         cmocka_unit_test(rms_norm_is_the_reference_within_a_millionth),
         cmocka_unit_test(add_scaled_is_the_reference_within_a_millionth),
         cmocka_unit_test(glu_is_the_reference_within_a_millionth),

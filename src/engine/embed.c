@@ -78,7 +78,7 @@ static lm_status open_kv(lm_core *c, lm_embedding *e, uint32_t input, lm_seq **k
                          lm_err *err) {
     lm_status st = lm_core_enter(c, err);
     if (st != LM_OK) return st;
-    if (e->pooling == LM_POOL_LAST) find_shared(c, e, input, kv, n_read);
+    if (e->pooling == LM_POOL_LAST && !e->whole) find_shared(c, e, input, kv, n_read);
     while (!*kv && (st = lm_model_seq_open(c->model, kv, err)) != LM_OK)
         if (!give_up_some(c, e)) break;
     lm_core_leave(c);
@@ -130,6 +130,8 @@ static lm_status add_part(lm_core *c, lm_sequence *q, uint32_t left, uint32_t *a
     lm_seq *kv = NULL;
     *added = 0;
     e->full = e->full || input == e->n_inputs || b->n_parts == MAX_PARTS;
+    /* The first may be longer than what a step should have, never than what it can have. */
+    if (!e->full && e->whole) e->full = length_of(e, input) > (b->n_parts ? left : b->room);
     if (e->full) return LM_OK;
     if (!e->n_parts) {
         kv = e->kv;
@@ -138,7 +140,7 @@ static lm_status add_part(lm_core *c, lm_sequence *q, uint32_t left, uint32_t *a
     bool fresh = !kv;
     lm_status st = kv ? LM_OK : open_kv(c, e, input, &kv, &n_read, err);
     uint32_t n = length_of(e, input) - n_read;
-    if (n > left) n = left;
+    if (n > left && !e->whole) n = left;
     while (st == LM_OK && (st = c->b->seq_reserve(kv, n, err)) == LM_BUSY)
         st = give_up_some(c, e) ? LM_OK : LM_BUSY;
     if (!e->n_parts) {
@@ -201,7 +203,7 @@ static bool build(lm_core *c, uint32_t left) {
                 lm_core_fail(c, q, false, st, err.text);
                 return false;
             }
-            left -= added;
+            left -= added < left ? added : left;
             more = more || added;
         }
     }
@@ -240,7 +242,7 @@ static void take(lm_core *c, lm_embed_part *p, const float *states) {
     lm_status st = finish(e, p->input, &err);
     memset(e->sum, 0, e->width * sizeof *e->sum);
     drop_last(c, e);
-    if (e->pooling == LM_POOL_LAST)
+    if (e->pooling == LM_POOL_LAST && !e->whole)
         e->last = e->kv;
     else
         lm_model_seq_close(c->model, e->kv);

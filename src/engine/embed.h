@@ -16,6 +16,7 @@
 struct lm_embedding {
     lm_pooling pooling;
     bool normalize;
+    bool whole; /* an encoder's: a text is read in one step, and nothing is kept of it */
     uint32_t width, dimensions; /* numbers of a state, of a vector: at most width */
 
     int32_t *ids;   /* tokens of all inputs, back to back */

@@ -328,6 +328,7 @@ lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt,
     if (limit > r->n_ctx) limit = r->n_ctx;
     if (limit < 4) limit = 4;
     if (q->kind == LM_REQUEST_EMBED) return lm_prepare_embedding(r, j, limit, out, err);
+    if (r->info.encoder) return lm_fail(err, LM_INVALID, "\"%s\" does not support generate", j->name);
     lm_tokens ids = {0};
     lm_status st = q->count_only ? render_and_tokenise(r, q, 0, prompt, &ids, err)
                                  : fit(r, j, limit, prompt, &ids, err);

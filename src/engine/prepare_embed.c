@@ -109,6 +109,7 @@ lm_status lm_prepare_embedding(lm_runner *r, lm_job *j, uint32_t limit, lm_seque
     if (st == LM_OK) {
         e->pooling = info->pooling;
         e->normalize = q->normalize;
+        e->whole = r->info.encoder;
         e->width = r->info.width;
         e->dimensions = least(e->width, q->dimensions);
         e->n_inputs = q->n_inputs;

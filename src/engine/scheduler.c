@@ -23,13 +23,14 @@ static lm_status open_core(lm_core *c, lm_err *err) {
     };
     lm_status st = lm_batch_init(c->now, c->n_places, c->max_batch, err);
     if (st == LM_OK) st = lm_batch_init(c->next, c->n_places, c->max_batch, err);
-    if (st == LM_OK) st = lm_embed_batch_init(&c->embed, c->max_batch, err);
     if (st == LM_OK) st = lm_model_open(&c->model, c->e->config.backend, r->dir, &config, err);
     if (st != LM_OK) return st;
     c->b = lm_model_backend(c->model);
     r->info = *lm_model_get_info(c->model);
     r->model = c->model;
     c->n_vocab = r->info.n_vocab;
+    bool longer = r->info.encoder && r->n_ctx > c->max_batch; /* it reads texts whole */
+    if ((st = lm_embed_batch_init(&c->embed, longer ? r->n_ctx : c->max_batch, err)) != LM_OK) return st;
     lm_prefix_init(&c->prefix, c->model, c->n_places > PREFIX_SLOTS_LEAST ? c->n_places : PREFIX_SLOTS_LEAST);
     return lm_scratch_init(&c->scratch, c->n_vocab, err);
 }

@@ -153,7 +153,8 @@ mx::array attend(lm_step *s, const lm_attention *a, lm_seq *seq, const mx::array
         return lm_mlx_kv_part(dev, all, first, to);
     };
     lm_stored keys = seen(seq->keys[a->layer], k), values = seen(seq->values[a->layer], v);
-    std::optional<mx::array> mask = mask_of(s, window, from, n, first);
+    std::optional<mx::array> mask;
+    if (!a->both_ways) mask = mask_of(s, window, from, n, first);
     mx::array out = dev->kv_bits && n <= FEW_ROWS
                         ? with_codes(s, a, q, keys, values, mask)
                         : with_numbers(s, a, q, lm_mlx_kv_plain(dev, keys, q.dtype()),

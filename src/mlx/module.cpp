@@ -124,6 +124,7 @@ template <typename AT> lm_backend table() {
             .end = end,
             .embed = lm_mlx_embed,
             .rms_norm = lm_mlx_rms_norm,
+            .layer_norm = lm_mlx_layer_norm,
             .linears = lm_mlx_linears,
             .columns = lm_mlx_columns,
             .rows = lm_mlx_rows,

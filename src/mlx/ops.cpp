@@ -102,6 +102,15 @@ lm_tensor *lm_mlx_rms_norm(lm_step *s, const lm_tensor *x, const lm_vector *weig
     });
 }
 
+lm_tensor *lm_mlx_layer_norm(lm_step *s, const lm_tensor *x, const lm_vector *weight, const lm_vector *bias,
+                             float eps) {
+    return lm_mlx_op(s, [&] {
+        mx::Dtype type = x->a.dtype();
+        return mx::fast::layer_norm(x->a, lm_mlx_numbers(weight, type), lm_mlx_numbers(bias, type), eps,
+                                    s->dev->where);
+    });
+}
+
 void lm_mlx_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out) {
     for (uint32_t i = 0; i < n; i++)
         out[i] = x ? lm_mlx_op(s, [&] { return lm_mlx_product(x->a, w[i]); }) : nullptr;
@@ -121,6 +130,10 @@ lm_tensor *lm_mlx_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, ui
 
 lm_tensor *lm_mlx_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
     return lm_mlx_op(s, [&] {
+        if (!m->gate && !m->fused) {
+            mx::array up = lm_mlx_product(x->a, m->up);
+            return lm_mlx_product(gated(m, up, mx::ones_like(up, s->dev->where)), m->down);
+        }
         if (m->fused) {
             auto [gate, up] = halves(lm_mlx_product(x->a, m->fused), s->dev->where);
             return lm_mlx_product(gated(m, gate, up), m->down);

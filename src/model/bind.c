@@ -415,6 +415,65 @@ static void bind_moe(binder *b, lm_layer *l) {
         l->moe.experts.up = rows_of(b, &f, first, n_ours);
 }
 
+/* ---- an encoder: BERT's names, or what takes their place; nothing of it is shared out among ranks */
+
+static const lm_linear *encoder_linear(binder *b, const char *part, uint32_t rows, uint32_t cols) {
+    char name[NAME_BYTES];
+    name_of(name, "%s.%s", b->layer, part);
+    return linear_named(b, name, 1, rows, cols, true);
+}
+
+static void encoder_norm(binder *b, const char *part, const lm_vector **weight, const lm_vector **bias) {
+    char name[NAME_BYTES];
+    name_of(name, "%s.%s.weight", b->layer, part);
+    *weight = vector_named(b, name, b->m->config.width, 0);
+    name_of(name, "%s.%s.bias", b->layer, part);
+    *bias = vector_named(b, name, b->m->config.width, 0);
+}
+
+static const lm_linear *encoder_table(binder *b, const char *part, uint32_t rows) {
+    char name[NAME_BYTES];
+    name_of(name, "%s.%s", b->layer, part);
+    return linear_named(b, name, 1, rows, b->m->config.width, false);
+}
+
+static void bind_encoder(binder *b) {
+    static const char *const known[] = {"", "bert.", "roberta.", "distilbert.", "model."};
+    lm_model *m = b->m;
+    const lm_config *c = &m->config;
+    const lm_encoder_names *n = c->family->encoder;
+    size_t p = 0;
+    while (p < sizeof known / sizeof *known && !has(b, known[p], "embeddings.word_embeddings.weight")) p++;
+    b->prefix = p < sizeof known / sizeof *known ? known[p] : "";
+    b->ours = true;
+
+    name_of(b->layer, "%sembeddings", b->prefix);
+    m->embed = encoder_table(b, "word_embeddings", c->n_vocab);
+    m->positions = encoder_table(b, "position_embeddings", c->n_ctx_train + c->first_position);
+    if (n->types) m->types = encoder_table(b, "token_type_embeddings", c->n_types);
+    encoder_norm(b, "LayerNorm", &m->embed_norm, &m->embed_norm_bias);
+    for (uint32_t i = 0; i < c->n_layers && b->st == LM_OK; i++) {
+        lm_layer *l = &m->layers[i];
+        name_of(b->layer, "%s%s.%u", b->prefix, n->layer, i);
+        l->n_qkv = 3;
+        l->qkv[0] = encoder_linear(b, n->q, c->width, c->width);
+        l->qkv[1] = encoder_linear(b, n->k, c->width, c->width);
+        l->qkv[2] = encoder_linear(b, n->v, c->width, c->width);
+        l->o = encoder_linear(b, n->o, c->width, c->width);
+        encoder_norm(b, n->attention_norm, &l->after_attention, &l->attention_bias);
+        l->mlp = (lm_mlp){.act = c->act,
+                          .up = encoder_linear(b, n->up, c->ffn, c->width),
+                          .down = encoder_linear(b, n->down, c->width, c->ffn)};
+        encoder_norm(b, n->mlp_norm, &l->after_mlp, &l->mlp_bias);
+        /* Keys and values live no longer than their layer: one layer's place serves all. */
+        l->attention = (lm_attention){.n_heads = c->n_heads,
+                                      .n_kv_heads = c->n_heads,
+                                      .head_dim = c->head_dim,
+                                      .scale = c->attention_scale,
+                                      .both_ways = true};
+    }
+}
+
 /* ---- the whole */
 
 static void find_prefix(binder *b) {
@@ -466,6 +525,11 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
     lm_backend_info device = {0};
     if (m->backend) m->backend->info(&device);
     b.copies = device.copies_weights;
+    if (c->family->encoder) {
+        bind_encoder(&b);
+        if (b.st == LM_OK) name_quantisation(&b);
+        return b.st;
+    }
 
     find_prefix(&b);
     name_of(name, "%sembed_tokens", b.prefix);

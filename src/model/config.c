@@ -266,6 +266,11 @@ lm_status lm_config_quant(const lm_config *c, const lm_weights *w, const char *p
 /* ---- the whole */
 
 static void read_all(lm_config *c, lm_reader *r) {
+    if (c->family->encoder) {
+        lm_encoder_read(c, r);
+        read_quant(c, r);
+        return;
+    }
     read_shape(c, r);
     if (r->st == LM_OK) read_scales(c, r);
     if (r->st == LM_OK) read_rope(c, r);

@@ -111,6 +111,15 @@ typedef struct lm_moe_names {
     bool softmax_first;
 } lm_moe_names;
 
+/* An encoder: what its tensors are called, below whatever comes before "embeddings". */
+typedef struct lm_encoder_names {
+    const char *layer; /* "encoder.layer": N follows */
+    const char *q, *k, *v, *o, *attention_norm;
+    const char *up, *down, *mlp_norm;
+    bool types;         /* it has an embedding of token types, of which the first is meant */
+    bool after_padding; /* positions are counted from pad_token_id + 1 (RoBERTa) */
+} lm_encoder_names;
+
 struct lm_config;
 typedef struct lm_family {
     const char *type; /* model_type */
@@ -120,6 +129,7 @@ typedef struct lm_family {
     lm_embed_rule embed;
     lm_defaults absent;
     const lm_moe_names *moe;
+    const lm_encoder_names *encoder; /* NULL: a decoder */
     /* What only this family has, NULL for most; called when all the rest has been read. */
     lm_status (*extra)(struct lm_config *c, const json_t *o, lm_err *err);
 } lm_family;
@@ -151,6 +161,9 @@ typedef struct lm_config {
     lm_rope_spec ropes[LM_ROPE_COUNT];
     uint32_t n_experts, top_k, expert_ffn; /* n_experts 0: dense */
     bool renorm;
+    lm_glu act;              /* encoders: the file says it */
+    uint32_t first_position; /* encoders: of the table, the place of the first token */
+    uint32_t n_types;        /* encoders: rows of the table of token types */
     lm_layer_spec *layers; /* (n_layers) */
     json_t *root;          /* the whole document, for quant */
     const json_t *quant;   /* "quantization", NULL: none; borrowed from root */
@@ -186,5 +199,8 @@ double lm_read_number(lm_reader *r, const char *key, double low, double high,
                       double absent); /* NAN: required */
 bool lm_read_bool(lm_reader *r, const char *key, bool absent);
 const json_t *lm_read_object(lm_reader *r, const char *key); /* NULL when absent */
+
+/* encoder.c: what config.json says of an encoder, which it says in other words. A failure is r's. */
+void lm_encoder_read(lm_config *c, lm_reader *r);
 
 #endif

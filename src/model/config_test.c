@@ -110,6 +110,42 @@ static void what_is_unknown_is_named_with_what_is_known(void **state) {
            "quantised by gptq; convert");
 }
 
+#define BERT                                                                                                 \
+    "\"hidden_size\":64,\"num_hidden_layers\":3,\"intermediate_size\":128,\"num_attention_heads\":4,"        \
+    "\"vocab_size\":100,\"max_position_embeddings\":66"
+
+static void encoders_have_words_of_their_own(void **state) {
+    (void)state;
+    lm_config c = parse("{\"model_type\":\"bert\"," BERT "}");
+    assert_int_equal(c.n_ctx_train, 66);
+    assert_int_equal(c.n_types, 2);
+    assert_int_equal(c.act, LM_GLU_GELU);
+    assert_float_equal(c.norm_eps, 1e-12, 1e-15);
+    assert_float_equal(c.attention_scale, 0.25, 1e-6);
+    lm_config_release(&c);
+    c = parse("{\"model_type\":\"xlm-roberta\",\"pad_token_id\":1,\"hidden_act\":\"gelu_new\"," BERT "}");
+    assert_int_equal(c.n_ctx_train, 64); /* the first two places are the padding's */
+    assert_int_equal(c.first_position, 2);
+    assert_int_equal(c.act, LM_GLU_GELU_TANH);
+    lm_config_release(&c);
+    c = parse("{\"model_type\":\"distilbert\",\"dim\":64,\"n_layers\":2,\"hidden_dim\":99,\"n_heads\":2,"
+              "\"vocab_size\":9,\"activation\":\"gelu\"}");
+    assert_int_equal(c.ffn, 99);
+    assert_int_equal(c.n_types, 0);
+    assert_int_equal(c.n_ctx_train, 512);
+    lm_config_release(&c);
+    refuse("{\"model_type\":\"bert\"}", LM_CORRUPT, "hidden_size");
+    refuse("{\"model_type\":\"bert\",\"hidden_act\":\"relu\"," BERT "}", LM_UNSUPPORTED,
+           "\"relu\" is not known");
+    refuse("{\"model_type\":\"bert\",\"position_embedding_type\":\"relative_key\"," BERT "}", LM_UNSUPPORTED,
+           "relative_key");
+    refuse("{\"model_type\":\"bert\",\"is_decoder\":true," BERT "}", LM_UNSUPPORTED, "is_decoder");
+    refuse("{\"model_type\":\"roberta\",\"pad_token_id\":65," BERT "}", LM_CORRUPT, "no position");
+    refuse("{\"model_type\":\"bert\",\"hidden_size\":66,\"num_hidden_layers\":1,\"intermediate_size\":8,"
+           "\"num_attention_heads\":4,\"vocab_size\":9}",
+           LM_CORRUPT, "attention heads in a width of 66");
+}
+
 static void each_family_of_the_list_is_found(void **state) {
     (void)state;
     char *names = lm_strdup(lm_family_names()), *rest = names;
@@ -119,7 +155,7 @@ static void each_family_of_the_list_is_found(void **state) {
         assert_non_null(lm_family_find(name));
         n++;
     }
-    assert_int_equal(n, 14);
+    assert_int_equal(n, 18);
     free(names);
 }
 
@@ -229,6 +265,7 @@ int main(void) {
         cmocka_unit_test(what_is_left_out_has_the_familys_default),
         cmocka_unit_test(numbers_out_of_range_are_refused_by_name),
         cmocka_unit_test(what_is_unknown_is_named_with_what_is_known),
+        cmocka_unit_test(encoders_have_words_of_their_own),
         cmocka_unit_test(each_family_of_the_list_is_found),
         cmocka_unit_test(windows_follow_layer_types_or_the_familys_rule),
         cmocka_unit_test(a_stretched_context_is_reported_as_such),

@@ -133,6 +133,37 @@ static const lm_moe_names gpt_oss_moe = {.block = "mlp",
     .width = 1152, .n_layers = 26, .ffn = 6912, .head_dim = 256, .n_ctx = 32768, .window = 512,              \
     .rope_base = 1e6, .norm_eps = 1e-6
 
+static const lm_encoder_names bert = {.layer = "encoder.layer",
+                                      .q = "attention.self.query",
+                                      .k = "attention.self.key",
+                                      .v = "attention.self.value",
+                                      .o = "attention.output.dense",
+                                      .attention_norm = "attention.output.LayerNorm",
+                                      .up = "intermediate.dense",
+                                      .down = "output.dense",
+                                      .mlp_norm = "output.LayerNorm",
+                                      .types = true};
+static const lm_encoder_names roberta = {.layer = "encoder.layer",
+                                         .q = "attention.self.query",
+                                         .k = "attention.self.key",
+                                         .v = "attention.self.value",
+                                         .o = "attention.output.dense",
+                                         .attention_norm = "attention.output.LayerNorm",
+                                         .up = "intermediate.dense",
+                                         .down = "output.dense",
+                                         .mlp_norm = "output.LayerNorm",
+                                         .types = true,
+                                         .after_padding = true};
+static const lm_encoder_names distilbert = {.layer = "transformer.layer",
+                                            .q = "attention.q_lin",
+                                            .k = "attention.k_lin",
+                                            .v = "attention.v_lin",
+                                            .o = "attention.out_lin",
+                                            .attention_norm = "sa_layer_norm",
+                                            .up = "ffn.lin1",
+                                            .down = "ffn.lin2",
+                                            .mlp_norm = "output_layer_norm"};
+
 static const lm_family families[] = {
     {.type = "llama", LLAMA_ABSENT},
     {.type = "mistral", .window = LM_WINDOW_ALL, LLAMA_ABSENT},
@@ -188,6 +219,10 @@ static const lm_family families[] = {
      .window = LM_WINDOW_EVEN,
      .absent = {.rope_base = 150000, .n_ctx = 131072, .window = 128, .head_dim = 64, .norm_eps = 1e-5},
      .moe = &gpt_oss_moe},
+    {.type = "bert", .encoder = &bert},
+    {.type = "roberta", .encoder = &roberta},
+    {.type = "xlm-roberta", .encoder = &roberta},
+    {.type = "distilbert", .encoder = &distilbert},
 };
 
 const lm_family *lm_family_find(const char *model_type) {
@@ -199,5 +234,5 @@ const lm_family *lm_family_find(const char *model_type) {
 const char *lm_family_names(void) {
     return "llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text, gemma3, smollm3, granite, olmo2, "
            "mixtral, "
-           "qwen3_moe and gpt_oss";
+           "qwen3_moe, gpt_oss, bert, roberta, xlm-roberta and distilbert";
 }

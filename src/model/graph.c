@@ -61,6 +61,7 @@ static bool all_in_order(const uint32_t *rows, uint32_t n_rows, uint32_t n_token
 
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
                         const uint32_t *out_rows, uint32_t n_out, lm_wanted want) {
+    if (m->config.family->encoder) return lm_encoder_run(m, s, tokens, n_tokens, out_rows, n_out);
     const lm_backend *b = m->backend;
     const lm_share *h = &m->share;
     uint32_t last = h->first_layer + h->n_layers - 1;

@@ -24,6 +24,7 @@ typedef struct lm_layer {
     const lm_vector *wide_q_norm, *wide_k_norm;          /* over all heads together */
     const lm_vector *before_attention, *after_attention; /* norms of the two halves */
     const lm_vector *before_mlp, *after_mlp;
+    const lm_vector *attention_bias, *mlp_bias; /* encoders: of the norms after the halves' sums */
     bool is_moe;
     lm_mlp mlp; /* dense layers */
     lm_moe moe;
@@ -42,6 +43,10 @@ struct lm_model {
 
     const lm_linear *embed, *head; /* the same when tied */
     const lm_vector *final_norm;
+    /* encoders */
+    const lm_linear *positions, *types;
+    const lm_vector *embed_norm, *embed_norm_bias;
+    int32_t *places; /* (2 * max_batch): of the tokens of a step in the table of positions, then their types */
     lm_layer *layers; /* (n_layers) */
     lm_rope ropes[LM_ROPE_COUNT];
     float inv_freq[LM_ROPE_COUNT][LM_MAX_HEAD_DIM / 2];
@@ -75,6 +80,12 @@ typedef enum lm_wanted { LM_WANT_LOGITS, LM_WANT_STATES } lm_wanted;
  * above 0 whatever is the last that they do, or NULL. */
 lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
                         const uint32_t *out_rows, uint32_t n_out, lm_wanted want);
+
+/* encoder.c: the same for an encoder's states; m->places holds where the tokens stand. */
+lm_tensor *lm_encoder_run(const lm_model *m, lm_step *s, const int32_t *tokens, uint32_t n_tokens,
+                          const uint32_t *out_rows, uint32_t n_out);
+/* Fills m->places. LM_INVALID: a sequence that doesn't begin with this step. */
+lm_status lm_encoder_place(lm_model *m, const lm_slice *slices, uint32_t n_slices, lm_err *err) LM_CHECKED;
 
 /* embedding.c: reads what dir says into *out. Never fails: what is wrong is out->problem. */
 void lm_embedding_read(lm_embedding_info *out, const char *dir, bool encoder);

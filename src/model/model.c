@@ -9,28 +9,43 @@
 
 enum { MAX_FRAME = 4 << 20 };   /* bytes: a step of the most rows and sequences takes a quarter of that */
 enum { KV_SLACK_TOKENS = 256 }; /* a sequence's last page is partly used, and a fork copies one */
+enum { ENCODER_TEXTS = 64 };    /* in one step, for whose places there is room */
 
 /* ---- sizes */
 
+/* What an encoder makes of it: texts are read whole, and keys and values are kept as they are. */
+static lm_model_config adapted(const lm_config *c, const lm_model_config *config) {
+    lm_model_config out = *config;
+    if (!c->family->encoder) return out;
+    if (out.max_batch < out.n_ctx) out.max_batch = out.n_ctx;
+    out.kv_type = LM_KV_F16;
+    return out;
+}
+
 /* The device that runs the model, with room for all its sequences. */
-static lm_device_config device_for(const lm_model *m, const lm_backend *backend,
-                                   const lm_model_config *config) {
+static lm_device_config device_for(const lm_model *m, const lm_backend *backend, const lm_model_config *asked) {
+    bool encoder = m->config.family->encoder;
+    lm_model_config for_it = adapted(&m->config, asked), *config = &for_it;
     lm_device_config d = {
         .n_threads = config->n_threads,
         .features = config->features,
         .max_batch = config->max_batch,
-        .kv = {.n_layers = m->share.n_layers,
+        .kv = {.n_layers = encoder ? 1 : m->share.n_layers,
                .n_kv_heads = m->share.n_kv_heads,
                .head_dim = m->config.head_dim},
         .kv_type = config->kv_type,
     };
     uint64_t tokens = ((uint64_t)config->n_ctx + KV_SLACK_TOKENS - 1) / KV_SLACK_TOKENS * KV_SLACK_TOKENS;
-    d.kv_bytes = (tokens + KV_SLACK_TOKENS) * config->n_parallel * backend->kv_token_bytes(&d);
+    /* The texts of one step, each with a part of a page that it doesn't use. */
+    uint64_t sequences = encoder ? ENCODER_TEXTS : config->n_parallel;
+    tokens = encoder ? config->max_batch + KV_SLACK_TOKENS * sequences : (tokens + KV_SLACK_TOKENS) * sequences;
+    d.kv_bytes = tokens * backend->kv_token_bytes(&d);
     return d;
 }
 
 /* What one layer's activations and the logits take at most: the backend frees the rest as it goes. */
-static uint64_t scratch_bytes(const lm_config *c, const lm_model_config *config) {
+static uint64_t scratch_bytes(const lm_config *c, const lm_model_config *asked) {
+    lm_model_config for_it = adapted(c, asked), *config = &for_it;
     uint64_t heads = (uint64_t)(2 * c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     uint64_t ffn = c->n_experts ? (uint64_t)c->top_k * c->expert_ffn : c->ffn;
     if (c->ffn > ffn) ffn = c->ffn;
@@ -66,7 +81,8 @@ static void fill_info(lm_model *m) {
     i->n_ctx_train = c->n_ctx_train;
     i->n_experts = c->n_experts;
     i->window = c->window;
-    i->kv_bytes_per_token = 2ull * sizeof(uint16_t) * c->n_layers * c->n_kv_heads * c->head_dim;
+    i->encoder = c->family->encoder;
+    i->kv_bytes_per_token = 2ull * sizeof(uint16_t) * (i->encoder ? 0 : c->n_layers) * c->n_kv_heads * c->head_dim;
     i->weight_bytes = 0;
     for (uint32_t n = 0; n < lm_weights_count(m->weights); n++) {
         const char *name = lm_weights_name(m->weights, n, &v);
@@ -84,7 +100,9 @@ static lm_status load(lm_model *m, const char *dir, const lm_world *world, lm_sp
     m->layers = lm_try_alloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers) return lm_fail(err, LM_NO_MEMORY, "no memory for %u layers", m->config.n_layers);
     fill_info(m);
-    lm_embedding_read(&m->info.embedding, dir, false);
+    lm_embedding_read(&m->info.embedding, dir, m->info.encoder);
+    if (m->info.encoder && world)
+        return lm_fail(err, LM_UNSUPPORTED, "an encoder is computed by one rank: start the server without --distributed");
     return LM_OK;
 }
 
@@ -105,13 +123,14 @@ lm_status lm_model_open_share(lm_model **out, const lm_backend *backend, const c
     m->backend = backend;
     m->world = config->world;
     m->n_ctx = config->n_ctx;
-    m->max_batch = config->max_batch;
     lm_buf_init(&m->frame, MAX_FRAME);
     st = load(m, dir, config->world, split, err);
+    if (st == LM_OK) m->max_batch = adapted(&m->config, config).max_batch;
     if (st == LM_OK) st = open_device(m, config, err);
     if (st != LM_OK) goto done;
+    if (m->info.encoder) m->places = lm_alloc(2 * (size_t)m->max_batch * sizeof *m->places);
     for (int i = 0; i < LM_ROPE_COUNT; i++)
-        if (i == LM_ROPE_GLOBAL || m->config.local_rope)
+        if (!m->info.encoder && (i == LM_ROPE_GLOBAL || m->config.local_rope))
             lm_rope_make(&m->config.ropes[i], m->n_ctx, m->inv_freq[i], &m->ropes[i]);
     st = lm_model_bind(m, err);
     if (st != LM_OK) lm_fail_in(err, st, "%s", dir);
@@ -189,6 +208,7 @@ void lm_model_close(lm_model *m) {
     lm_buf_release(&m->frame);
     free(m->layers);
     free(m->out);
+    free(m->places);
     free(m);
 }
 
@@ -285,6 +305,7 @@ static lm_status begin_step(lm_model *m, const lm_slice *slices, uint32_t n_slic
     const lm_backend *b = m->backend;
     int32_t least = before ? LM_FROM_BEFORE(m->max_batch) : 0;
     lm_status st = check_step(m, slices, n_slices, tokens, out_rows, n_out, least, n_tokens, err);
+    if (st == LM_OK && m->info.encoder) st = lm_encoder_place(m, slices, n_slices, err);
     for (uint32_t i = 0; i < n_slices && st == LM_OK; i++)
         st = b->seq_reserve(slices[i].seq, slices[i].n_tokens, err);
     return st == LM_OK ? b->begin(m->device, slices, n_slices, before, s, err) : st;
@@ -327,8 +348,13 @@ static lm_status run_step(lm_model *m, const lm_slice *slices, uint32_t n_slices
     return st;
 }
 
+static lm_status no_tokens(const lm_model *m, lm_err *err) {
+    return m->info.encoder ? lm_fail(err, LM_INVALID, "%s is an encoder: it gives no tokens", m->info.family) : LM_OK;
+}
+
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
                         const uint32_t *out_rows, uint32_t n_out, const float **logits, lm_err *err) {
+    if (no_tokens(m, err) != LM_OK) return LM_INVALID;
     return run_step(m, slices, n_slices, tokens, out_rows, n_out, LM_WANT_LOGITS, m->config.n_vocab, logits,
                     err);
 }
@@ -350,6 +376,7 @@ lm_status lm_model_launch(lm_model *m, const lm_slice *slices, uint32_t n_slices
                           const lm_pick *how, lm_flight **out, lm_err *err) {
     uint32_t n_tokens = 0, slot = 0;
     lm_step *s = NULL;
+    if (no_tokens(m, err) != LM_OK) return LM_INVALID;
     lm_status st = begin_step(m, slices, n_slices, tokens, out_rows, n_out, before, &n_tokens, &s, err);
     if (st != LM_OK) return st;
     st = lm_mirror_launch(m, slices, n_slices, tokens, out_rows, n_out, before, how, &slot, err);

@@ -1,4 +1,4 @@
-/* model.h - a decoder-only transformer read from a model directory: config.json and *.safetensors in, logits out.
+/* model.h - a transformer read from a model directory: config.json and *.safetensors in, logits or states out.
  *
  * Every family is a row of one description (norm placement, q/k norm, biases, rope kind, window, soft cap, gate,
  * experts) filled from config.json; the forward pass is written once over tensor.h and never asks which backend runs.
@@ -38,6 +38,7 @@ typedef struct lm_model_info {
     uint32_t n_layers, width, n_heads, n_kv_heads, head_dim, n_vocab;
     uint32_t n_ctx_train;      /* max_position_embeddings, after scaling */
     uint64_t kv_bytes_per_token; /* in 16 bits */
+    bool encoder;              /* BERT's kind: gives states, no tokens; a text is one slice of one step */
     uint32_t n_experts;        /* 0: dense */
     uint32_t window;           /* 0: none */
     lm_embedding_info embedding;
@@ -73,7 +74,7 @@ typedef struct lm_model_config {
     const char *features;  /* as lm_device_config.features */
     uint32_t n_ctx;        /* tokens of one sequence at most */
     uint32_t n_parallel;   /* sequences at a time */
-    uint32_t max_batch;    /* rows of one step, 512 is usual */
+    uint32_t max_batch;    /* rows of one step, 512 is usual; an encoder has n_ctx at least */
     lm_kv_type kv_type;
     const lm_world *world; /* NULL: alone; outlives the model */
 } lm_model_config;

@@ -68,6 +68,7 @@ typedef struct lm_attention {
     uint32_t head_dim;
     float scale;             /* of q·k, usually head_dim^-1/2 */
     uint32_t window;         /* 0: all earlier tokens; else only the last `window`, the token itself included */
+    bool both_ways;          /* later tokens too (encoders): a sequence is then one slice of one step, and without a window */
     float softcap;           /* 0: none; else cap * tanh(score / cap) (Gemma 2) */
     const lm_vector *sinks;  /* NULL, or one logit per head that takes part in the softmax only (gpt-oss) */
     const lm_rope *rope;     /* NULL: no rotation in this layer (SmolLM3) */
@@ -84,7 +85,8 @@ typedef enum lm_glu {
     LM_GLU_OSS,       /* gpt-oss: gate clipped above at 7, up to ±7; gate * sigmoid(1.702 gate) * (up + 1) */
 } lm_glu;
 
-/* gate and up as two weights, or as one with gate's rows first (fused != NULL, Phi-3). */
+/* gate and up as two weights, or as one with gate's rows first (fused != NULL, Phi-3); or no gate at all (gate and fused NULL,
+ * BERT): act(up) alone. */
 typedef struct lm_mlp {
     const lm_linear *gate, *up, *fused, *down; /* each may be a stack of experts in a mixture */
     lm_glu act;
@@ -200,6 +202,8 @@ typedef struct lm_backend {
     /* -- ops, in the order a transformer uses them */
     lm_tensor *(*embed)(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);
     lm_tensor *(*rms_norm)(lm_step *s, const lm_tensor *x, const lm_vector *weight, float eps); /* weight NULL: none */
+    /* With the mean taken away first: (x - mean) / sqrt(variance + eps) * weight + bias (BERT). */
+    lm_tensor *(*layer_norm)(lm_step *s, const lm_tensor *x, const lm_vector *weight, const lm_vector *bias, float eps);
     /* y = x Wᵀ + b for n weights that share x, out[i] (n_rows, rows of w[i]): one pass over x. */
     void (*linears)(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out);
     /* columns [first, first + width) of x; a view */

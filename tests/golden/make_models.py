@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tiny models of every family, and what mlx-lm computes with them.
+"""Tiny models of every family, and what mlx-lm computes with them (encoders: make_encoders.py, and numpy).
 
     make_models.py OUT_DIR              writes one model directory per case (needs numpy only)
     make_models.py OUT_DIR --record     then runs mlx-lm on each and rewrites models/expected.safetensors
@@ -473,14 +473,19 @@ def main():
     args.add_argument("--verify", action="store_true")
     args.add_argument("--only", default="", help="cases whose name starts so (not with --record)")
     a = args.parse_args()
+    import make_encoders
+
     cases = [c for c in all_cases() if c["name"].startswith(a.only)]
+    make_encoders.build_all(a.out)
     if a.record:
+        make_encoders.record(a.out)
         record(a.out, cases)
         return
     for c in cases:
         build(c).save(a.out / c["name"])
     print(f"{len(cases)} models in {a.out}")
     if a.verify:
+        make_encoders.verify(a.out)
         verify(a.out, cases)
 
 

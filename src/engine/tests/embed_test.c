@@ -239,10 +239,51 @@ static void pages_that_are_short_make_it_slow_or_an_error(void **state) {
     assert_all_gone();
 }
 
+static void an_encoder_reads_texts_whole(void **state) {
+    (void)state;
+    fake_reset();
+    fake.encoder = true;
+    fake.pooling = LM_POOL_MEAN;
+    fake.max_batch = 32;
+    fake.ctx_train = 200;
+    char text[180], both[1024];
+    float want[FAKE_WIDTH];
+    memset(text, 'w', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    lm_engine *e = open_engine(2);
+    snprintf(both, sizeof both, "one|two|%s|%s|three|%s|four|", text, text, text);
+    ask(e, embed_request(both), &h);
+    assert_int_equal(h.status, LM_OK);
+    mean_of(text, want);
+    for (uint32_t i = 2; i < 6; i += i == 3 ? 2 : 1) expect_vector(&h, i, want, FAKE_WIDTH);
+    mean_of("four", want);
+    expect_vector(&h, 6, want, FAKE_WIDTH);
+    assert_int_equal(fake.most_rows, 179);
+    ask(e, raw_request("say>"), &h);
+    assert_int_equal(h.status, LM_INVALID);
+    assert_non_null(strstr(h.error, "does not support generate"));
+    lm_engine_close(e, 0);
+
+    fake_reset(); /* what is kept elsewhere for the next text is not, here */
+    fake.encoder = true;
+    e = open_engine(1);
+    for (int i = 0; i < 2; i++) {
+        ask(e, embed_request(INSTRUCTION "|" INSTRUCTION "|"), &h);
+        expect_last(&h, 1, INSTRUCTION);
+        assert_int_equal(h.metrics.n_cached, 0);
+        assert_int_equal(fake.n_seqs_open, 0);
+    }
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
 static lm_job *leaving;
 static uint32_t leaves_at;
+static gate known; /* open once `leaving` is */
 static void leave(uint32_t n_step) {
-    if (n_step == leaves_at) lm_job_cancel(leaving);
+    if (n_step != leaves_at) return;
+    gate_pass(&known);
+    lm_job_cancel(leaving);
 }
 
 static void a_client_who_leaves_stops_it_at_any_step(void **state) {
@@ -256,12 +297,14 @@ static void a_client_who_leaves_stops_it_at_any_step(void **state) {
         lm_engine *e = open_engine(2);
         ask(e, embed_request("warm up|"), &h); /* loaded */
         leaves_at = fake.n_steps + at;
+        gate_init(&known, false);
+        fake.step_hook = leave;
         heard_init(&h);
         lm_model_ref ref = {.name = "m:latest", .dir = "/m/m:latest", .digest = "abc", .size = 1};
         lm_err err = {0};
         expect_ok(lm_engine_submit(e, &ref, embed_request(texts), heard_sink, &h, &leaving, &err), err);
+        gate_open(&known);
         h.job = leaving;
-        fake.step_hook = leave;
         heard_wait(&h);
         assert_int_equal(h.status, LM_CANCELLED);
         fake.step_hook = NULL;
@@ -316,6 +359,7 @@ int main(void) {
         cmocka_unit_test(what_texts_begin_with_is_computed_once),
         cmocka_unit_test(a_failed_step_costs_only_whose_fault_it_is),
         cmocka_unit_test(pages_that_are_short_make_it_slow_or_an_error),
+        cmocka_unit_test(an_encoder_reads_texts_whole),
         cmocka_unit_test(a_client_who_leaves_stops_it_at_any_step),
         cmocka_unit_test(answers_go_on_beside_it),
     };

@@ -194,6 +194,7 @@ enum { FLIGHTS = 2 };
 lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     if (atomic_load(&fake.missing)) return lm_fail(err, LM_NOT_FOUND, "%s: no such directory", dir);
     *out = (lm_model_info){.n_vocab = FAKE_VOCAB, .n_ctx_train = fake.ctx_train, .width = FAKE_WIDTH};
+    out->encoder = fake.encoder;
     out->embedding.pooling = fake.pooling ? fake.pooling : LM_POOL_LAST;
     out->embedding.n_max = fake.embed_max;
     if (fake.no_embeddings) strcpy(out->embedding.problem, fake.no_embeddings);
@@ -225,7 +226,7 @@ lm_status lm_model_open(lm_model **out, const lm_backend *b, const char *dir, co
     m->config = *config;
     m->dev.total = fake.n_pages;
     m->logits = lm_alloc(config->n_parallel * FAKE_VOCAB * sizeof(float));
-    m->states = lm_alloc(config->max_batch * FAKE_WIDTH * sizeof(float));
+    m->states = lm_alloc((config->max_batch + config->n_ctx) * FAKE_WIDTH * sizeof(float));
     m->flights = lm_alloc(FLIGHTS * sizeof(*m->flights));
     for (int i = 0; i < FLIGHTS; i++) {
         lm_flight *f = &m->flights[i];
@@ -371,7 +372,9 @@ static lm_status run(lm_model *m, const lm_slice *slices, uint32_t n_slices, con
     uint32_t n_step = atomic_fetch_add(&fake.n_steps, 1) + 1;
     if (fake.step_hook) fake.step_hook(n_step);
     for (uint32_t i = 0; i < n_slices; i++) n_rows += slices[i].n_tokens;
-    LM_ASSERT(n_slices > 0 && n_rows <= m->config.max_batch);
+    uint32_t most_rows = m->info.encoder && m->config.n_ctx > m->config.max_batch ? m->config.n_ctx : m->config.max_batch;
+    LM_ASSERT(n_slices > 0 && n_rows <= most_rows && (states || !m->info.encoder));
+    for (uint32_t i = 0; i < n_slices; i++) LM_ASSERT(!m->info.encoder || slices[i].seq->n == 0);
     LM_ASSERT(states || (n_slices <= m->config.n_parallel && n_out <= n_slices));
     if (strikes(&fake.fail_step)) return lm_fail(err, LM_INTERNAL, "injected: step");
     for (uint32_t i = 0; i < n_slices; i++)

@@ -27,6 +27,7 @@ typedef struct fake_world {
     bool ends; /* the tokenizer puts '$' behind every text */
     bool gpu; /* what the backend says of its device */
     uint32_t max_batch;
+    bool encoder;        /* reads texts whole, gives no tokens */
     lm_pooling pooling;  /* of its embeddings, 0: LAST */
     const char *no_embeddings; /* why it gives none */
     uint32_t embed_max;  /* tokens of a text */
