@@ -319,7 +319,7 @@ lm_status openai_request_choice(openai_request *r, uint32_t i, lm_request **out,
             to->prompt = lm_strdup(json_string_value(prompt));
             to->suffix = lm_strdup(json_string_value(r->suffix));
         } else {
-            to->messages = r->ask.prelude ? json_copy(r->ask.prelude) : json_array();
+            to->messages = r->ask.prelude ? json_deep_copy(r->ask.prelude) : json_array();
             json_array_append_new(to->messages,
                                   json_pack("{s:s,s:s%}", "role", "user", "content",
                                             json_string_value(prompt), json_string_length(prompt)));

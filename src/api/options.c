@@ -108,6 +108,30 @@ static lm_status read_option(const option *o, const json_t *v, lm_request *r, lm
     return LM_OK;
 }
 
+static bool is_known(const char *key) {
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].key, key)) return true;
+    return false;
+}
+
+/* Clients of other versions name what there no longer is, or is not yet: one line tells who wonders. */
+static void note_unknown(const json_t *options) {
+    lm_buf names, line;
+    const char *key;
+    json_t *v;
+    lm_buf_init(&names, 512);
+    json_object_foreach((json_t *)(uintptr_t)options, key, v) {
+        if (!is_known(key)) lm_buf_printf(&names, "%s%s", names.len ? " " : "", key);
+    }
+    if (names.len) {
+        lm_buf_init(&line, 4096);
+        lm_log_field(&line, "options", lm_buf_view(&names));
+        lm_log(LM_LOG_WARN, "unknown options are ignored", "%s", line.ptr ? line.ptr : "");
+        lm_buf_release(&line);
+    }
+    lm_buf_release(&names);
+}
+
 lm_status lm_options_read(const json_t *options, lm_request *r, lm_err *err) {
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const json_t *v = json_object_get(options, known[i].key);
@@ -115,6 +139,7 @@ lm_status lm_options_read(const json_t *options, lm_request *r, lm_err *err) {
         lm_status st = read_option(&known[i], v, r, err);
         if (st != LM_OK) return st;
     }
+    note_unknown(options);
     /* Ollama's floor; 0 means that nobody said anything. */
     if (r->options.num_ctx > 0 && r->options.num_ctx < 4) r->options.num_ctx = 4;
     return LM_OK;
