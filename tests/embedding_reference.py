@@ -15,6 +15,8 @@ NAMES = {  # of the tensors of a layer
     "distilbert": dict(layer="transformer.layer.", q="attention.q_lin", k="attention.k_lin", v="attention.v_lin",
                        o="attention.out_lin", norm1="sa_layer_norm", up="ffn.lin1", down="ffn.lin2",
                        norm2="output_layer_norm"),
+    "nomic_bert": dict(layer="encoder.layers.", qkv="attn.Wqkv", o="attn.out_proj", norm1="norm1", gate="mlp.fc12",
+                       up="mlp.fc11", down="mlp.fc2", norm2="norm2"),
 }
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -68,35 +70,51 @@ class Encoder:
         return codes * np.repeat(scales, each, 1) + np.repeat(biases, each, 1)
 
     def linear(self, x, name):
-        return x @ self.get(name + ".weight").T + self.get(name + ".bias")
+        y = x @ self.get(name + ".weight").T
+        return y + self.get(name + ".bias") if self.prefix + name + ".bias" in self.tensors else y
 
     def norm(self, x, name):
         x = x - x.mean(-1, keepdims=True)
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config.get("layer_norm_eps", 1e-12))
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + self.config.get("layer_norm_eps", self.config.get("layer_norm_epsilon", 1e-12)))
         return x * self.get(name + ".weight") + self.get(name + ".bias")
+
+    def turned(self, x):
+        """(heads, tokens, dim): pairs (i, i + dim/2) turn by the position."""
+        half = x.shape[-1] // 2
+        angle = np.outer(np.arange(x.shape[1]), self.config["rotary_emb_base"] ** (-np.arange(half) / half))
+        a, b, cos, sin = x[..., :half], x[..., half:], np.cos(angle), np.sin(angle)
+        return np.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
     def states(self, ids):
         """(tokens, width) of the last layer."""
         c = self.config
-        names = NAMES["distilbert" if self.kind == "distilbert" else "bert"]
-        heads = c.get("num_attention_heads") or c["n_heads"]
+        names = NAMES.get(self.kind, NAMES["bert"])
+        nomic = self.kind == "nomic_bert"
+        heads = c.get("num_attention_heads") or c.get("n_heads") or c["n_head"]
         first = c.get("pad_token_id", 1) + 1 if "roberta" in self.kind else 0
         act = c.get("hidden_act") or c.get("activation") or "gelu"
         x = self.get("embeddings.word_embeddings.weight")[ids]
-        x = x + self.get("embeddings.position_embeddings.weight")[first : first + len(ids)]
+        if not nomic:
+            x = x + self.get("embeddings.position_embeddings.weight")[first : first + len(ids)]
         if self.kind != "distilbert":
             x = x + self.get("embeddings.token_type_embeddings.weight")[0]
-        x = self.norm(x, "embeddings.LayerNorm")
+        x = self.norm(x, "emb_ln" if nomic else "embeddings.LayerNorm")
         n, width = x.shape
-        for i in range(c.get("num_hidden_layers") or c["n_layers"]):
+        for i in range(c.get("num_hidden_layers") or c.get("n_layers") or c["n_layer"]):
             p = f"{names['layer']}{i}."
-            q, k, v = (self.linear(x, p + names[w]).reshape(n, heads, -1).transpose(1, 0, 2) for w in "qkv")
+            parts = np.split(self.linear(x, p + names["qkv"]), 3, 1) if nomic else [self.linear(x, p + names[w]) for w in "qkv"]
+            q, k, v = (part.reshape(n, heads, -1).transpose(1, 0, 2) for part in parts)
+            if nomic:
+                q, k = self.turned(q), self.turned(k)
             scores = q @ k.transpose(0, 2, 1) / math.sqrt(width // heads)
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             mixed = (scores / scores.sum(-1, keepdims=True)) @ v
             x = self.norm(x + self.linear(mixed.transpose(1, 0, 2).reshape(n, width), p + names["o"]), p + names["norm1"])
             h = self.linear(x, p + names["up"])
-            if act == "gelu":
+            if nomic:
+                g = self.linear(x, p + names["gate"])
+                h = h * g / (1 + np.exp(-g))
+            elif act == "gelu":
                 h = 0.5 * h * (1 + erf(h / math.sqrt(2)))
             elif act in ("gelu_new", "gelu_pytorch_tanh"):
                 h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))

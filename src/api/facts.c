@@ -135,6 +135,17 @@ static const struct {
     {"num_local_experts", "expert_count"},
     {"num_experts", "expert_count"},
     {"num_experts_per_tok", "expert_used_count"},
+    {"layer_norm_eps", "attention.layer_norm_epsilon"},
+    {"layer_norm_epsilon", "attention.layer_norm_epsilon"},
+    /* DistilBERT's and Nomic's words */
+    {"n_layers", "block_count"},
+    {"n_layer", "block_count"},
+    {"dim", "embedding_length"},
+    {"n_embd", "embedding_length"},
+    {"hidden_dim", "feed_forward_length"},
+    {"n_inner", "feed_forward_length"},
+    {"n_heads", "attention.head_count"},
+    {"n_head", "attention.head_count"},
 };
 
 static void put_numbers(json_t *out, const char *family, const json_t *config) {

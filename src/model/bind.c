@@ -417,17 +417,19 @@ static void bind_moe(binder *b, lm_layer *l) {
 
 /* ---- an encoder: BERT's names, or what takes their place; nothing of it is shared out among ranks */
 
+/* Where heads turn there are no biases, or only some. */
 static const lm_linear *encoder_linear(binder *b, const char *part, uint32_t rows, uint32_t cols) {
     char name[NAME_BYTES];
     name_of(name, "%s.%s", b->layer, part);
-    return linear_named(b, name, 1, rows, cols, true);
+    return linear_named(b, name, 1, rows, cols, !b->m->config.family->encoder->turns);
 }
 
 static void encoder_norm(binder *b, const char *part, const lm_vector **weight, const lm_vector **bias) {
     char name[NAME_BYTES];
-    name_of(name, "%s.%s.weight", b->layer, part);
+    const char *dot = b->layer[0] ? "." : "";
+    name_of(name, "%s%s%s.weight", b->layer, dot, part);
     *weight = vector_named(b, name, b->m->config.width, 0);
-    name_of(name, "%s.%s.bias", b->layer, part);
+    name_of(name, "%s%s%s.bias", b->layer, dot, part);
     *bias = vector_named(b, name, b->m->config.width, 0);
 }
 
@@ -449,19 +451,22 @@ static void bind_encoder(binder *b) {
 
     name_of(b->layer, "%sembeddings", b->prefix);
     m->embed = encoder_table(b, "word_embeddings", c->n_vocab);
-    m->positions = encoder_table(b, "position_embeddings", c->n_ctx_train + c->first_position);
+    if (!n->turns) m->positions = encoder_table(b, "position_embeddings", c->n_ctx_train + c->first_position);
     if (n->types) m->types = encoder_table(b, "token_type_embeddings", c->n_types);
-    encoder_norm(b, "LayerNorm", &m->embed_norm, &m->embed_norm_bias);
+    name_of(b->layer, "%.*s", (int)strcspn(b->prefix, "."), b->prefix);
+    encoder_norm(b, n->embed_norm, &m->embed_norm, &m->embed_norm_bias);
     for (uint32_t i = 0; i < c->n_layers && b->st == LM_OK; i++) {
         lm_layer *l = &m->layers[i];
         name_of(b->layer, "%s%s.%u", b->prefix, n->layer, i);
-        l->n_qkv = 3;
-        l->qkv[0] = encoder_linear(b, n->q, c->width, c->width);
-        l->qkv[1] = encoder_linear(b, n->k, c->width, c->width);
-        l->qkv[2] = encoder_linear(b, n->v, c->width, c->width);
+        l->n_qkv = n->qkv ? 1 : 3;
+        l->qkv[0] = n->qkv ? encoder_linear(b, n->qkv, 3 * c->width, c->width)
+                           : encoder_linear(b, n->q, c->width, c->width);
+        if (!n->qkv) l->qkv[1] = encoder_linear(b, n->k, c->width, c->width);
+        if (!n->qkv) l->qkv[2] = encoder_linear(b, n->v, c->width, c->width);
         l->o = encoder_linear(b, n->o, c->width, c->width);
         encoder_norm(b, n->attention_norm, &l->after_attention, &l->attention_bias);
         l->mlp = (lm_mlp){.act = c->act,
+                          .gate = n->gate ? encoder_linear(b, n->gate, c->ffn, c->width) : NULL,
                           .up = encoder_linear(b, n->up, c->ffn, c->width),
                           .down = encoder_linear(b, n->down, c->width, c->ffn)};
         encoder_norm(b, n->mlp_norm, &l->after_mlp, &l->mlp_bias);
@@ -470,6 +475,7 @@ static void bind_encoder(binder *b) {
                                       .n_kv_heads = c->n_heads,
                                       .head_dim = c->head_dim,
                                       .scale = c->attention_scale,
+                                      .rope = n->turns ? &m->ropes[LM_ROPE_GLOBAL] : NULL,
                                       .both_ways = true};
     }
 }

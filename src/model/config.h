@@ -113,11 +113,15 @@ typedef struct lm_moe_names {
 
 /* An encoder: what its tensors are called, below whatever comes before "embeddings". */
 typedef struct lm_encoder_names {
+    const char *embed_norm;
     const char *layer; /* "encoder.layer": N follows */
+    const char *qkv;   /* all three in one; NULL: apart */
     const char *q, *k, *v, *o, *attention_norm;
+    const char *gate; /* NULL: none */
     const char *up, *down, *mlp_norm;
     bool types;         /* it has an embedding of token types, of which the first is meant */
     bool after_padding; /* positions are counted from pad_token_id + 1 (RoBERTa) */
+    bool turns;         /* heads turn (ropes[LM_ROPE_GLOBAL]), and there is no embedding of positions (Nomic) */
 } lm_encoder_names;
 
 struct lm_config;

@@ -114,6 +114,10 @@ static void what_is_unknown_is_named_with_what_is_known(void **state) {
     "\"hidden_size\":64,\"num_hidden_layers\":3,\"intermediate_size\":128,\"num_attention_heads\":4,"        \
     "\"vocab_size\":100,\"max_position_embeddings\":66"
 
+#define NOMIC                                                                                                \
+    "\"model_type\":\"nomic_bert\",\"n_embd\":64,\"n_layer\":2,\"n_inner\":128,\"n_head\":4,\"vocab_size\":" \
+    "9,"
+
 static void encoders_have_words_of_their_own(void **state) {
     (void)state;
     lm_config c = parse("{\"model_type\":\"bert\"," BERT "}");
@@ -134,6 +138,15 @@ static void encoders_have_words_of_their_own(void **state) {
     assert_int_equal(c.n_types, 0);
     assert_int_equal(c.n_ctx_train, 512);
     lm_config_release(&c);
+    c = parse("{" NOMIC "\"activation_function\":\"swiglu\",\"rotary_emb_base\":1000}");
+    assert_int_equal(c.n_ctx_train, 2048);
+    assert_int_equal(c.ropes[LM_ROPE_GLOBAL].n_dims, 16);
+    assert_float_equal(c.ropes[LM_ROPE_GLOBAL].base, 1000, 0);
+    lm_config_release(&c);
+    refuse("{" NOMIC "\"activation_function\":\"gelu\"}", LM_UNSUPPORTED, "only swiglu");
+    refuse("{" NOMIC "\"activation_function\":\"swiglu\",\"moe_every_n_layers\":2}", LM_UNSUPPORTED,
+           "experts");
+    refuse("{" NOMIC "\"activation_function\":\"swiglu\",\"prenorm\":true}", LM_UNSUPPORTED, "prenorm");
     refuse("{\"model_type\":\"bert\"}", LM_CORRUPT, "hidden_size");
     refuse("{\"model_type\":\"bert\",\"hidden_act\":\"relu\"," BERT "}", LM_UNSUPPORTED,
            "\"relu\" is not known");
@@ -155,7 +168,7 @@ static void each_family_of_the_list_is_found(void **state) {
         assert_non_null(lm_family_find(name));
         n++;
     }
-    assert_int_equal(n, 18);
+    assert_int_equal(n, 19);
     free(names);
 }
 

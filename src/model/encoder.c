@@ -4,7 +4,10 @@
  * whole text in both directions and an MLP without a gate, each added to the stream and normed afterwards
  * (mean taken away, with a bias). There is no head, and nothing is kept from one step to the next.
  *
- * Source: Hugging Face's BertModel, RobertaModel, XLMRobertaModel and DistilBertModel. */
+ * Nomic's has no positions to look up but turns its heads, and its MLP has a gate.
+ *
+ * Source: Hugging Face's BertModel, RobertaModel, XLMRobertaModel and DistilBertModel, and the NomicBertModel
+ * that comes with nomic-embed-text. */
 #include "model/graph.h"
 
 #include <math.h>
@@ -14,10 +17,11 @@
 
 /* ---- config.json */
 
-/* A member under the name that most have, or that DistilBERT has. */
-static uint32_t size_of(lm_reader *r, const char *name, const char *other, uint32_t high) {
-    bool there = json_object_get(r->o, name);
-    return lm_read_u32(r, there ? name : json_object_get(r->o, other) ? other : name, 1, high, 0);
+/* A member under the name that most have, or that DistilBERT or Nomic has. */
+static uint32_t size_of(lm_reader *r, const char *name, const char *other, const char *third, uint32_t high) {
+    const char *found = name;
+    if (!json_object_get(r->o, name)) found = json_object_get(r->o, other) ? other : third;
+    return lm_read_u32(r, json_object_get(r->o, found) ? found : name, 1, high, 0);
 }
 
 static void read_activation(lm_config *c, lm_reader *r) {
@@ -29,9 +33,11 @@ static void read_activation(lm_config *c, lm_reader *r) {
                  {"gelu_pytorch_tanh", LM_GLU_GELU_TANH},
                  {"gelu_fast", LM_GLU_GELU_TANH},
                  {"silu", LM_GLU_SILU},
+                 {"swiglu", LM_GLU_SILU},
                  {"swish", LM_GLU_SILU}};
     const char *name = json_string_value(json_object_get(r->o, "hidden_act"));
     if (!name) name = json_string_value(json_object_get(r->o, "activation"));
+    if (!name) name = json_string_value(json_object_get(r->o, "activation_function"));
     if (!name) name = "gelu";
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(known[i].name, name)) continue;
@@ -53,15 +59,42 @@ static void refuse_others(lm_reader *r) {
         r->st = lm_fail(r->err, LM_UNSUPPORTED, "a decoder of an encoder's family (is_decoder)");
 }
 
+/* Turns by a base of Nomic's own; beyond the positions that it was trained with it would be another one for
+ * each length. */
+static void read_turns(lm_config *c, lm_reader *r) {
+    lm_rope_spec *rope = &c->ropes[LM_ROPE_GLOBAL];
+    static const char *const needed[] = {"prenorm", "use_rms_norm", "rotary_emb_interleaved"};
+    const char *act = json_string_value(json_object_get(r->o, "activation_function"));
+    if (r->st != LM_OK) return;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (json_is_true(json_object_get(r->o, needed[i])))
+            r->st = lm_fail(r->err, LM_UNSUPPORTED, "%s is not known in an encoder", needed[i]);
+    if (json_integer_value(json_object_get(r->o, "moe_every_n_layers")) > 0)
+        r->st = lm_fail(r->err, LM_UNSUPPORTED, "an encoder with experts (moe_every_n_layers)");
+    if (!act || strcmp(act, "swiglu"))
+        r->st = lm_fail(r->err, LM_UNSUPPORTED,
+                        "activation_function \"%.40s\" is not known here, only swiglu", act ? act : "");
+    if (lm_read_number(r, "rotary_emb_fraction", 0, 1, 1) < 1 && r->st == LM_OK)
+        r->st = lm_fail(r->err, LM_UNSUPPORTED, "rotary_emb_fraction must be 1");
+    rope->kind = LM_ROPE_PLAIN;
+    lm_reader nested = {.o = lm_read_object(r, "rope_parameters"), .err = r->err, .st = r->st};
+    double base = nested.o ? lm_read_number(&nested, "rope_theta", 1, 1e12, 10000) : 10000;
+    r->st = nested.st;
+    rope->base = lm_read_number(r, "rotary_emb_base", 1, 1e12, base);
+    rope->n_dims = c->head_dim;
+    rope->n_ctx = c->n_ctx_train;
+}
+
 void lm_encoder_read(lm_config *c, lm_reader *r) {
     const lm_encoder_names *n = c->family->encoder;
-    c->width = size_of(r, "hidden_size", "dim", LM_MAX_WIDTH);
-    c->n_layers = size_of(r, "num_hidden_layers", "n_layers", LM_MAX_LAYERS);
-    c->ffn = size_of(r, "intermediate_size", "hidden_dim", LM_MAX_FFN);
-    c->n_heads = c->n_kv_heads = size_of(r, "num_attention_heads", "n_heads", LM_MAX_HEADS);
+    c->width = size_of(r, "hidden_size", "dim", "n_embd", LM_MAX_WIDTH);
+    c->n_layers = size_of(r, "num_hidden_layers", "n_layers", "n_layer", LM_MAX_LAYERS);
+    c->ffn = size_of(r, "intermediate_size", "hidden_dim", "n_inner", LM_MAX_FFN);
+    c->n_heads = c->n_kv_heads = size_of(r, "num_attention_heads", "n_heads", "n_head", LM_MAX_HEADS);
     c->n_vocab = lm_read_u32(r, "vocab_size", 1, LM_MAX_VOCAB, 0);
-    c->n_ctx_train = lm_read_u32(r, "max_position_embeddings", 1, LM_MAX_CONTEXT, 512);
-    c->norm_eps = (float)lm_read_number(r, "layer_norm_eps", 0, 1, 1e-12);
+    c->n_ctx_train = lm_read_u32(r, n->turns ? "max_trained_positions" : "max_position_embeddings", 1,
+                                 LM_MAX_CONTEXT, n->turns ? 2048 : 512);
+    c->norm_eps = (float)lm_read_number(r, n->turns ? "layer_norm_epsilon" : "layer_norm_eps", 0, 1, 1e-12);
     if (n->types) c->n_types = lm_read_u32(r, "type_vocab_size", 1, 65536, 2);
     if (n->after_padding) c->first_position = lm_read_u32(r, "pad_token_id", 0, 65536, 1) + 1;
     read_activation(c, r);
@@ -81,9 +114,11 @@ void lm_encoder_read(lm_config *c, lm_reader *r) {
         return;
     }
     c->n_ctx_train -= c->first_position;
+    if (n->turns) read_turns(c, r);
     c->attention_scale = 1 / sqrtf((float)c->head_dim);
     c->layers = lm_try_alloc(c->n_layers, sizeof *c->layers);
-    if (!c->layers) r->st = lm_fail(r->err, LM_NO_MEMORY, "no memory for %u layers", c->n_layers);
+    if (!c->layers && r->st == LM_OK)
+        r->st = lm_fail(r->err, LM_NO_MEMORY, "no memory for %u layers", c->n_layers);
 }
 
 /* ---- a step */
@@ -117,7 +152,7 @@ lm_tensor *lm_encoder_run(const lm_model *m, lm_step *s, const int32_t *tokens, 
                           const uint32_t *out_rows, uint32_t n_out) {
     const lm_backend *b = m->backend;
     lm_tensor *x = b->embed(s, m->embed, tokens, n_tokens, 1);
-    x = b->add(s, x, b->embed(s, m->positions, m->places, n_tokens, 1), 1);
+    if (m->positions) x = b->add(s, x, b->embed(s, m->positions, m->places, n_tokens, 1), 1);
     if (m->types) x = b->add(s, x, b->embed(s, m->types, m->places + m->max_batch, n_tokens, 1), 1);
     x = norm(m, s, x, m->embed_norm, m->embed_norm_bias);
     for (uint32_t i = 0; i < m->config.n_layers; i++) {
@@ -125,6 +160,11 @@ lm_tensor *lm_encoder_run(const lm_model *m, lm_step *s, const int32_t *tokens, 
         lm_tensor *qkv[3] = {NULL, NULL, NULL}, *y = NULL;
         x = b->keep(s, x);
         b->linears(s, x, l->qkv, l->n_qkv, qkv);
+        if (l->n_qkv == 1) {
+            lm_tensor *all = qkv[0];
+            for (uint32_t k = 0; k < 3; k++)
+                qkv[k] = b->columns(s, all, k * m->config.width, m->config.width);
+        }
         lm_tensor *a = b->attention(s, &l->attention, qkv[0], qkv[1], qkv[2]);
         if (i + 1 == m->config.n_layers) { /* of the last layer only what is wanted goes on */
             if (n_out == 0) return NULL;

@@ -133,7 +133,8 @@ static const lm_moe_names gpt_oss_moe = {.block = "mlp",
     .width = 1152, .n_layers = 26, .ffn = 6912, .head_dim = 256, .n_ctx = 32768, .window = 512,              \
     .rope_base = 1e6, .norm_eps = 1e-6
 
-static const lm_encoder_names bert = {.layer = "encoder.layer",
+static const lm_encoder_names bert = {.embed_norm = "embeddings.LayerNorm",
+                                      .layer = "encoder.layer",
                                       .q = "attention.self.query",
                                       .k = "attention.self.key",
                                       .v = "attention.self.value",
@@ -143,7 +144,8 @@ static const lm_encoder_names bert = {.layer = "encoder.layer",
                                       .down = "output.dense",
                                       .mlp_norm = "output.LayerNorm",
                                       .types = true};
-static const lm_encoder_names roberta = {.layer = "encoder.layer",
+static const lm_encoder_names roberta = {.embed_norm = "embeddings.LayerNorm",
+                                         .layer = "encoder.layer",
                                          .q = "attention.self.query",
                                          .k = "attention.self.key",
                                          .v = "attention.self.value",
@@ -154,7 +156,8 @@ static const lm_encoder_names roberta = {.layer = "encoder.layer",
                                          .mlp_norm = "output.LayerNorm",
                                          .types = true,
                                          .after_padding = true};
-static const lm_encoder_names distilbert = {.layer = "transformer.layer",
+static const lm_encoder_names distilbert = {.embed_norm = "embeddings.LayerNorm",
+                                            .layer = "transformer.layer",
                                             .q = "attention.q_lin",
                                             .k = "attention.k_lin",
                                             .v = "attention.v_lin",
@@ -163,6 +166,18 @@ static const lm_encoder_names distilbert = {.layer = "transformer.layer",
                                             .up = "ffn.lin1",
                                             .down = "ffn.lin2",
                                             .mlp_norm = "output_layer_norm"};
+
+static const lm_encoder_names nomic = {.embed_norm = "emb_ln",
+                                       .layer = "encoder.layers",
+                                       .qkv = "attn.Wqkv",
+                                       .o = "attn.out_proj",
+                                       .attention_norm = "norm1",
+                                       .gate = "mlp.fc12",
+                                       .up = "mlp.fc11",
+                                       .down = "mlp.fc2",
+                                       .mlp_norm = "norm2",
+                                       .types = true,
+                                       .turns = true};
 
 static const lm_family families[] = {
     {.type = "llama", LLAMA_ABSENT},
@@ -223,6 +238,7 @@ static const lm_family families[] = {
     {.type = "roberta", .encoder = &roberta},
     {.type = "xlm-roberta", .encoder = &roberta},
     {.type = "distilbert", .encoder = &distilbert},
+    {.type = "nomic_bert", .encoder = &nomic},
 };
 
 const lm_family *lm_family_find(const char *model_type) {
@@ -234,5 +250,5 @@ const lm_family *lm_family_find(const char *model_type) {
 const char *lm_family_names(void) {
     return "llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text, gemma3, smollm3, granite, olmo2, "
            "mixtral, "
-           "qwen3_moe, gpt_oss, bert, roberta, xlm-roberta and distilbert";
+           "qwen3_moe, gpt_oss, bert, roberta, xlm-roberta, distilbert and nomic_bert";
 }

@@ -130,7 +130,7 @@ lm_status lm_model_open_share(lm_model **out, const lm_backend *backend, const c
     if (st != LM_OK) goto done;
     if (m->info.encoder) m->places = lm_alloc(2 * (size_t)m->max_batch * sizeof *m->places);
     for (int i = 0; i < LM_ROPE_COUNT; i++)
-        if (!m->info.encoder && (i == LM_ROPE_GLOBAL || m->config.local_rope))
+        if (m->config.ropes[i].n_dims)
             lm_rope_make(&m->config.ropes[i], m->n_ctx, m->inv_freq[i], &m->ropes[i]);
     st = lm_model_bind(m, err);
     if (st != LM_OK) lm_fail_in(err, st, "%s", dir);

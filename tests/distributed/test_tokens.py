@@ -50,6 +50,19 @@ def test_keys_and_values_in_fewer_bits(models, ranks):
     assert ids(ranks(2, "--kv-cache-type", "q8_0"), "smollm3-f32", PROMPT, n=12) == want
 
 
+@pytest.mark.parametrize("mode,names", [("tensor", ["llama-mxfp4", "gpt-oss-bf16"]), ("pipeline", ["llama-f32", "gemma3-q4"])])
+def test_embeddings(models, ranks, mode, names):
+    texts = [PROMPT, "a", "the quick brown cat", PROMPT * 3]
+    server = ranks(2, "--distributed-mode", mode)
+    with Bridge(*MLX, roots=[models]) as one:
+        for name in names:
+            ask = {"model": name, "input": texts, "truncate": True}
+            want, got = (s.json("POST", "/api/embed", ask)["embeddings"] for s in (one, server))
+            off = max(abs(a - b) for u, v in zip(want, got) for a, b in zip(u, v))
+            assert off < 1e-4, name
+            assert ids(server, name, PROMPT, n=4) == ids(one, name, PROMPT, n=4)  # nobody is out of step
+
+
 @pytest.mark.parametrize("size,names", [(2, FAMILIES), (4, DEEP)])
 def test_a_pipeline(alone, ranks, size, names):
     server = ranks(size, "--distributed-mode", "pipeline")

@@ -23,6 +23,9 @@ def bert(kind="bert", **more):
 SMALL = dict(hidden_size=90, intermediate_size=106, num_attention_heads=5, vocab_size=131)
 DISTIL = dict(model_type="distilbert", dim=96, n_layers=2, hidden_dim=160, n_heads=4, vocab_size=140,
               max_position_embeddings=64, activation="gelu", pad_token_id=0)
+NOMIC = dict(model_type="nomic_bert", n_embd=128, n_layer=3, n_inner=192, n_head=4, vocab_size=150, n_positions=128,
+             max_trained_positions=64, type_vocab_size=2, layer_norm_epsilon=1e-12, activation_function="swiglu",
+             rotary_emb_base=1000, rotary_emb_fraction=1.0, rotary_emb_interleaved=False, prenorm=False)
 CASES = [  # name, config, type, what stands before the tensors' names, quantisation
     ("bert-f32", bert(**SMALL), "F32", "", None),
     ("bert-f16", bert(hidden_act="gelu_new"), "F16", "bert.", None),
@@ -32,6 +35,8 @@ CASES = [  # name, config, type, what stands before the tensors' names, quantisa
     ("roberta-f32", bert("roberta", type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5), "F32", "roberta.", None),
     ("xlm-roberta-bf16", bert("xlm-roberta", type_vocab_size=1, pad_token_id=1, hidden_act="silu"), "BF16", "", None),
     ("distilbert-f32", DISTIL, "F32", "distilbert.", None),
+    ("nomic-f32", NOMIC, "F32", "", None),
+    ("nomic-q8", NOMIC, "BF16", "", affine(8, 64, token_type_embeddings=False)),
 ]
 
 
@@ -46,9 +51,10 @@ def build(name, config, dtype, prefix, specs):
 
     config = dict(config)
     w = Weights(dict(dtype=dtype, seed=0, quant=pick if specs else None, config=config))
-    width = config.get("hidden_size") or config["dim"]
-    ffn = config.get("intermediate_size") or config["hidden_dim"]
-    names = NAMES["distilbert" if config["model_type"] == "distilbert" else "bert"]
+    nomic = config["model_type"] == "nomic_bert"
+    width = config.get("hidden_size") or config.get("dim") or config["n_embd"]
+    ffn = config.get("intermediate_size") or config.get("hidden_dim") or config["n_inner"]
+    names = NAMES.get(config["model_type"], NAMES["bert"])
     made = []
 
     def matrix(path, *shape, **more):
@@ -61,19 +67,24 @@ def build(name, config, dtype, prefix, specs):
 
     e = prefix + "embeddings."
     matrix(e + "word_embeddings", config["vocab_size"], width)
-    matrix(e + "position_embeddings", config["max_position_embeddings"], width)
+    if not nomic:
+        matrix(e + "position_embeddings", config["max_position_embeddings"], width)
     if "type_vocab_size" in config:
         matrix(e + "token_type_embeddings", config["type_vocab_size"], width)
-    norm(e + "LayerNorm")
-    for i in range(config.get("num_hidden_layers") or config["n_layers"]):
+    norm(prefix + "emb_ln" if nomic else e + "LayerNorm")
+    for i in range(config.get("num_hidden_layers") or config.get("n_layers") or config["n_layer"]):
         p = f"{prefix}{names['layer']}{i}."
-        for part in "qk":
-            matrix(p + names[part], width, width, 1.8, bias=True)
-        matrix(p + names["v"], width, width, bias=True)
-        matrix(p + names["o"], width, width, bias=True)
+        if nomic:
+            matrix(p + names["qkv"], 3 * width, width, 1.6)
+            matrix(p + names["gate"], ffn, width)
+        else:
+            for part in "qk":
+                matrix(p + names[part], width, width, 1.8, bias=True)
+            matrix(p + names["v"], width, width, bias=True)
+        matrix(p + names["o"], width, width, bias=not nomic)
         norm(p + names["norm1"])
-        matrix(p + names["up"], ffn, width, bias=True)
-        matrix(p + names["down"], width, ffn, bias=True)
+        matrix(p + names["up"], ffn, width, bias=not nomic)
+        matrix(p + names["down"], width, ffn, bias=not nomic)
         norm(p + names["norm2"])
     if specs:
         quant = dict(specs[""])

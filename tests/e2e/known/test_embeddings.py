@@ -85,6 +85,12 @@ def test_a_vector_does_not_depend_on_its_company(real_store):
         assert similar[0, 3] > similar[0, 1] and similar[0, 3] > similar[0, 2]
 
 
+def test_a_modelfiles_num_ctx_bounds_a_text(start):
+    server = start()
+    server.json("POST", "/api/create", {"model": "short", "from": "tiny", "parameters": {"num_ctx": 6}, "stream": False})
+    assert server.json("POST", "/api/embed", {"model": "short", "input": "x" * 20})["prompt_eval_count"] == 6
+
+
 def test_a_client_who_leaves_frees_the_place(start):
     server = start()
     server.json("POST", "/api/embed", {"model": "tiny", "input": "x"})
