@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/anthropic.h"
+#include "api/images.h"
 
 /* Claude Code's first system block: accounting, with a hash that changes from request to request, so that
  * nothing behind it would be found in the cache. No text for the model. */
@@ -21,8 +22,7 @@ typedef struct gathered {
 } gathered;
 
 static void refuse_at(gathered *g, size_t block, const char *text) {
-    if (g->f->st == LM_OK)
-        g->f->st = lm_fail(&g->f->err, LM_INVALID, "messages.%zu.content.%zu: %s", g->index, block, text);
+    lm_fields_fail(g->f, LM_INVALID, "messages.%zu.content.%zu: %s", g->index, block, text);
 }
 
 static bool is(const char *type, const char *name) {
@@ -51,11 +51,20 @@ static void take_image(gathered *g, size_t at, const json_t *block) {
     const json_t *source = lm_field(block, "source");
     if (!json_is_object(source)) {
         refuse_at(g, at, "invalid image source");
-    } else if (!is(text_of(source, "type"), "base64")) {
-        refuse_at(g, at, "invalid image source type: only base64 images are supported");
-    } else {
-        *g->images = true;
+        return;
     }
+    lm_err err = {0};
+    const json_t *data = lm_field(source, "data");
+    const char *type = text_of(source, "type");
+    if (!is(type, "base64"))
+        lm_fields_fail(
+            g->f, LM_INVALID,
+            "messages.%zu.content.%zu: invalid image source type: %.40s. Only base64 images are supported.",
+            g->index, at, type ? type : "");
+    else if (lm_base64_check((lm_str){json_string_value(data), json_string_length(data)}, &err) != LM_OK)
+        lm_fields_fail(g->f, LM_INVALID, "messages.%zu.content.%zu: invalid base64 image data: %s", g->index,
+                       at, err.text);
+    *g->images = true;
 }
 
 static void take_texts(const json_t *content, lm_buf *to) {

@@ -292,7 +292,7 @@ static void a_bad_block_is_named_by_its_place(void **state) {
     content("[{\"type\":\"tool_result\",\"content\":\"x\"}]", "tool_use_id");
     content("[{\"type\":\"tool_result\",\"tool_use_id\":\"x\",\"content\":3}]", "content: must be");
     content("[{\"type\":\"image\"}]", "invalid image source");
-    content("[{\"type\":\"image\",\"source\":{\"type\":\"url\",\"url\":\"http://x\"}}]", "only base64");
+    content("[{\"type\":\"image\",\"source\":{\"type\":\"url\",\"url\":\"http://x\"}}]", "Only base64");
     content("[{\"type\":\"document\",\"source\":{\"type\":\"base64\",\"data\":\"x\"}}]",
             "no other kind can be read");
     refused(HEAD "\"messages\":[{\"role\":\"robot\",\"content\":\"x\"}]}",

@@ -52,6 +52,7 @@ static const char *go_kind(const json_t *v) {
     case JSON_STRING: return "string";
     case JSON_INTEGER:
     case JSON_REAL: return "number";
+    case JSON_NULL: return "null";
     default: return "bool";
     }
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/fields.h"
+#include "api/images.h"
 #include "api/ollama.h"
 #include "api/options.h"
 
@@ -95,7 +96,7 @@ static json_t *read_message(const json_t *value, lm_fields *outer, bool *images)
     keep_str(&f, "tool_name", m);
     keep_str(&f, "tool_call_id", m);
     read_tool_calls(&f, m);
-    if (json_array_size(lm_field_array(&f, "images", "[]api.ImageData"))) *images = true;
+    if (lm_field_images(&f)) *images = true;
     if (f.st != LM_OK) {
         outer->st = f.st;
         outer->err = f.err;
@@ -176,7 +177,7 @@ static void read_prompt(lm_fields *f, ollama_request *r) {
     lm_field_str(f, "suffix", &suffix, NULL);
     lm_field_str(f, "system", &system, &system_len);
     lm_field_str(f, "template", &template, &template_len);
-    if (json_array_size(lm_field_array(f, "images", "[]api.ImageData"))) r->images = true;
+    if (lm_field_images(f)) r->images = true;
     json_t *context = lm_field_array(f, "context", "[]int");
     if (f->st != LM_OK) return;
 

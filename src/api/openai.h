@@ -45,8 +45,6 @@ void openai_read_format(lm_fields *f, const char *where, const char *schema_at, 
                         const json_t *schema, lm_request *to);
 /* The role as templates know it; NULL: there is no such role. */
 const char *openai_role(const char *role);
-/* False: no image that could be taken, and f says so. */
-bool openai_image_url(lm_fields *f, const char *url);
 /* A call's arguments, which OpenAI has as text, as an object. at: index of the message, or item, in `list`. */
 json_t *openai_read_arguments(lm_fields *f, const char *list, size_t at, const json_t *function);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/calls.h"
+#include "api/images.h"
 #include "api/openai.h"
 
 static const char type[] = "ChatCompletionRequest";
@@ -17,21 +18,12 @@ typedef struct reader {
 
 /* ---- content */
 
-bool openai_image_url(lm_fields *f, const char *url) {
-    if (!strncmp(url, "http://", 7) || !strncmp(url, "https://", 8))
-        lm_fields_fail(f, LM_INVALID,
-                       "image URLs are not currently supported, please use base64 encoded data instead");
-    else if (strncmp(url, "data:", 5) != 0)
-        lm_fields_fail(f, LM_INVALID, "invalid image input");
-    return f->st == LM_OK;
-}
-
 static void read_image(reader *m, const json_t *part) {
     const json_t *image = lm_field(part, "image_url");
     const char *url = json_string_value(json_is_object(image) ? lm_field(image, "url") : image);
     if (!url)
         lm_fields_fail(m->f, LM_INVALID, "messages[%zu]: image_url must have a url", m->at);
-    else if (openai_image_url(m->f, url))
+    else if (lm_image_url_check(m->f, url))
         m->r->ask.images = true; /* refused once the model is known */
 }
 

@@ -1,6 +1,7 @@
 /* What a body says, and in which words it is refused. */
 #include <math.h>
 
+#include "api/images.h"
 #include "api/ollama.h"
 #include "api/options.h"
 #include "base/test.h"
@@ -33,6 +34,51 @@ static void a_prompt_becomes_a_chat_with_its_system(void **state) {
         text, "[{\"role\":\"system\",\"content\":\"be brief\"},{\"role\":\"user\",\"content\":\"hi\"}]");
     free(text);
     ollama_request_release(&r);
+}
+
+static void base64_is_refused_where_go_stops_reading_it(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int at; /* -1: nothing is wrong */
+    } cases[] = {
+        {"", -1},     {"aGk=", -1},       {"aA==", -1},
+        {"aGkh", -1}, {"aG\nk\r=\n", -1}, {"\n", -1},
+        {"@@@", 0},   {"aGk", 0},         {"aGkhaG", 4},
+        {"aG*h", 2},  {"=", 0},           {"a===", 1},
+        {"aA=", 3},   {"aA=b", 2},        {"aGk=a", 4},
+        {"aGk==", 4}, {"aA==a", 4},       {"data:image/png;base64,aGk=", 4},
+        {"aGk_", 3},  {"aGk\n", 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        lm_err err = {0};
+        lm_status st = lm_base64_check(lm_str_of(cases[i].text), &err);
+        if (cases[i].at < 0) {
+            expect_ok(st, err);
+            continue;
+        }
+        char want[60];
+        snprintf(want, sizeof want, "illegal base64 data at input byte %d", cases[i].at);
+        expect_fail(st, LM_INVALID, err, want);
+    }
+}
+
+static void images_have_to_be_base64(void **state) {
+    (void)state;
+    ollama_request r =
+        read_ok(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"images\":[\"aGk=\",null]}");
+    assert_true(r.images);
+    ollama_request_release(&r);
+    r = read_ok(OLLAMA_GENERATE, "{\"model\":\"m\",\"prompt\":\"p\",\"images\":[]}");
+    assert_false(r.images);
+    ollama_request_release(&r);
+    refused(OLLAMA_GENERATE, "{\"prompt\":\"p\",\"images\":[\"data:image/png;base64,aGk=\"]}", LM_INVALID,
+            "illegal base64 data at input byte 4");
+    refused(OLLAMA_CHAT, "{\"messages\":[{\"images\":[5]}]}", LM_INVALID,
+            "json: cannot unmarshal number into Go struct field ChatRequest.messages.images of type "
+            "api.ImageData");
+    refused(OLLAMA_CHAT, "{\"messages\":[null]}", LM_INVALID,
+            "json: cannot unmarshal null into Go struct field ChatRequest.messages of type api.Message");
 }
 
 static void raw_and_suffix_choose_their_kinds(void **state) {
@@ -315,6 +361,8 @@ static void parameters_are_counted_as_ollama_counts_them(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompt_becomes_a_chat_with_its_system),
+        cmocka_unit_test(base64_is_refused_where_go_stops_reading_it),
+        cmocka_unit_test(images_have_to_be_base64),
         cmocka_unit_test(raw_and_suffix_choose_their_kinds),
         cmocka_unit_test(field_names_match_without_case),
         cmocka_unit_test(null_is_absent_and_the_unknown_is_ignored),

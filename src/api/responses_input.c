@@ -2,6 +2,7 @@
  * as several items: reasoning, text, calls. */
 #include <string.h>
 
+#include "api/images.h"
 #include "api/responses.h"
 
 typedef struct reader {
@@ -26,7 +27,7 @@ static void read_image(reader *g, const json_t *part) {
     if (!json_is_string(url))
         lm_fields_fail(g->f, LM_INVALID,
                        "input[%zu]: an input_image needs an image_url: files are not kept here", g->at);
-    else if (openai_image_url(g->f, json_string_value(url)))
+    else if (lm_image_url_check(g->f, json_string_value(url)))
         g->r->ask.images = true; /* refused once the model is known */
 }
 
