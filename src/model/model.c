@@ -23,7 +23,8 @@ static lm_model_config adapted(const lm_config *c, const lm_model_config *config
 }
 
 /* The device that runs the model, with room for all its sequences. */
-static lm_device_config device_for(const lm_model *m, const lm_backend *backend, const lm_model_config *asked) {
+static lm_device_config device_for(const lm_model *m, const lm_backend *backend,
+                                   const lm_model_config *asked) {
     bool encoder = m->config.family->encoder;
     lm_model_config for_it = adapted(&m->config, asked), *config = &for_it;
     lm_device_config d = {
@@ -38,7 +39,8 @@ static lm_device_config device_for(const lm_model *m, const lm_backend *backend,
     uint64_t tokens = ((uint64_t)config->n_ctx + KV_SLACK_TOKENS - 1) / KV_SLACK_TOKENS * KV_SLACK_TOKENS;
     /* The texts of one step, each with a part of a page that it doesn't use. */
     uint64_t sequences = encoder ? ENCODER_TEXTS : config->n_parallel;
-    tokens = encoder ? config->max_batch + KV_SLACK_TOKENS * sequences : (tokens + KV_SLACK_TOKENS) * sequences;
+    tokens =
+        encoder ? config->max_batch + KV_SLACK_TOKENS * sequences : (tokens + KV_SLACK_TOKENS) * sequences;
     d.kv_bytes = tokens * backend->kv_token_bytes(&d);
     return d;
 }
@@ -82,7 +84,8 @@ static void fill_info(lm_model *m) {
     i->n_experts = c->n_experts;
     i->window = c->window;
     i->encoder = c->family->encoder;
-    i->kv_bytes_per_token = 2ull * sizeof(uint16_t) * (i->encoder ? 0 : c->n_layers) * c->n_kv_heads * c->head_dim;
+    i->kv_bytes_per_token =
+        2ull * sizeof(uint16_t) * (i->encoder ? 0 : c->n_layers) * c->n_kv_heads * c->head_dim;
     i->weight_bytes = 0;
     for (uint32_t n = 0; n < lm_weights_count(m->weights); n++) {
         const char *name = lm_weights_name(m->weights, n, &v);
@@ -102,7 +105,8 @@ static lm_status load(lm_model *m, const char *dir, const lm_world *world, lm_sp
     fill_info(m);
     lm_embedding_read(&m->info.embedding, dir, m->info.encoder);
     if (m->info.encoder && world)
-        return lm_fail(err, LM_UNSUPPORTED, "an encoder is computed by one rank: start the server without --distributed");
+        return lm_fail(err, LM_UNSUPPORTED,
+                       "an encoder is computed by one rank: start the server without --distributed");
     return LM_OK;
 }
 
@@ -349,7 +353,8 @@ static lm_status run_step(lm_model *m, const lm_slice *slices, uint32_t n_slices
 }
 
 static lm_status no_tokens(const lm_model *m, lm_err *err) {
-    return m->info.encoder ? lm_fail(err, LM_INVALID, "%s is an encoder: it gives no tokens", m->info.family) : LM_OK;
+    return m->info.encoder ? lm_fail(err, LM_INVALID, "%s is an encoder: it gives no tokens", m->info.family)
+                           : LM_OK;
 }
 
 lm_status lm_model_step(lm_model *m, const lm_slice *slices, uint32_t n_slices, const int32_t *tokens,
