@@ -74,6 +74,21 @@ await assert.rejects(async () => {
   for await (const part of endless) if (part.response && ++seen === 5) endless.abort();
 }, { name: "AbortError" });
 
+// models are made, copied and taken away
+assert.equal((await ollama.create({ model: "mjs", from: "tiny-hello", system: "be kind", parameters: { num_predict: 3 } })).status, "success");
+assert.equal((await ollama.chat({ model: "mjs", messages })).message.content, "Hello world");
+const steps = [];
+for await (const step of await ollama.create({ model: "mjs2", from: "mjs", license: "free", stream: true })) steps.push(step.status);
+assert.equal(steps.at(-1), "success");
+await ollama.copy({ source: "mjs2", destination: "mjs3" });
+assert.equal((await ollama.show({ model: "mjs3" })).license, "free");
+for (const model of ["mjs", "mjs2", "mjs3"]) assert.equal((await ollama.delete({ model })).status, "success");
+assert.ok(!(await ollama.list()).models.some((m) => m.name.startsWith("mjs")));
+await assert.rejects(ollama.copy({ source: "nothere", destination: "x" }), refused(404, 'model "nothere" not found'));
+await assert.rejects(ollama.create({ model: "x" }), refused(400, "neither 'from' or 'files' was specified"));
+await assert.rejects(ollama.pull({ model: "nothere" }), refused(500, "nothere"));
+await assert.rejects(async () => { for await (const _ of await ollama.pull({ model: "nothere", stream: true })); }, /nothere/);
+
 assert.ok((await ollama.ps()).models.length > 0);
 await ollama.generate({ model: "tiny-hello", prompt: "", keep_alive: 0 });
 console.log("ok");

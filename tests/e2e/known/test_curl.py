@@ -1,4 +1,5 @@
 """What people type: the documented curl commands, as they stand there, without a Content-Type."""
+import hashlib
 import json
 import shutil
 import subprocess
@@ -96,6 +97,26 @@ def test_head_has_a_length_and_no_body(curl, path):
 def test_delete_takes_a_body(curl):
     said = curl("/api/delete", "-X", "DELETE", "-w", " %{http_code}", "-d", body(model="nothere"))
     assert said == '{"error":"model \'nothere\' not found"} 404'
+
+
+def test_models_are_made_of_what_is_sent(curl, tiny_models):
+    files = {}
+    for file in (tiny_models / "tiny-hello").iterdir():
+        digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+        blob = f"/api/blobs/{digest}"
+        assert curl(blob, "--head").startswith("HTTP/1.1 404 ")
+        assert curl(blob, "-w", "%{http_code}", "-T", str(file), "-X", "POST") == "201"
+        assert curl(blob, "--head").startswith("HTTP/1.1 200 ")
+        files[file.name] = digest
+    steps = lines(curl("/api/create", "-d", body(model="by-curl", files=files, system="be kind")))
+    assert steps[-1] == {"status": "success"}
+    assert curl("/api/copy", "-w", "%{http_code}", "-d", body(source="by-curl", destination="copied")) == "200"
+    assert json.loads(curl("/api/generate", "-d", body(model="copied", prompt="x", stream=False)))["response"] == HELLO
+    for name in ("by-curl", "copied"):
+        assert curl("/api/delete", "-w", "%{http_code}", "-X", "DELETE", "-d", body(model=name)) == "200"
+    wrong = "sha256:" + "0" * 64
+    said = curl(f"/api/blobs/{wrong}", "-w", " %{http_code}", "-d", "x")
+    assert "digest mismatch" in said and said.endswith(" 400")
 
 
 def test_errors(curl):
