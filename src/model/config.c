@@ -265,12 +265,25 @@ lm_status lm_config_quant(const lm_config *c, const lm_weights *w, const char *p
 
 /* ---- the whole */
 
+/* Decoders that were made encoders of (EmbeddingGemma, gte-Qwen2): read from left to right they would give
+ * vectors of no meaning. */
+static void refuse_both_ways(lm_reader *r) {
+    const char *said = json_is_true(json_object_get(r->o, "use_bidirectional_attention"))
+                           ? "use_bidirectional_attention"
+                       : json_is_false(json_object_get(r->o, "is_causal")) ? "is_causal: false"
+                                                                           : NULL;
+    if (said)
+        r->st = lm_fail(r->err, LM_UNSUPPORTED, "a decoder that reads both ways (%s) is not supported", said);
+}
+
 static void read_all(lm_config *c, lm_reader *r) {
     if (c->family->encoder) {
         lm_encoder_read(c, r);
         read_quant(c, r);
         return;
     }
+    refuse_both_ways(r);
+    if (r->st != LM_OK) return;
     read_shape(c, r);
     if (r->st == LM_OK) read_scales(c, r);
     if (r->st == LM_OK) read_rope(c, r);

@@ -159,6 +159,15 @@ static void encoders_have_words_of_their_own(void **state) {
            LM_CORRUPT, "attention heads in a width of 66");
 }
 
+static void a_decoder_that_reads_both_ways_is_refused(void **state) {
+    (void)state;
+    refuse("{\"model_type\":\"gemma3_text\",\"use_bidirectional_attention\":true}", LM_UNSUPPORTED,
+           "both ways");
+    refuse("{" LLAMA ",\"is_causal\":false}", LM_UNSUPPORTED, "both ways (is_causal: false)");
+    lm_config c = parse("{" LLAMA ",\"is_causal\":true,\"use_bidirectional_attention\":false}");
+    lm_config_release(&c);
+}
+
 static void each_family_of_the_list_is_found(void **state) {
     (void)state;
     char *names = lm_strdup(lm_family_names()), *rest = names;
@@ -279,6 +288,7 @@ int main(void) {
         cmocka_unit_test(numbers_out_of_range_are_refused_by_name),
         cmocka_unit_test(what_is_unknown_is_named_with_what_is_known),
         cmocka_unit_test(encoders_have_words_of_their_own),
+        cmocka_unit_test(a_decoder_that_reads_both_ways_is_refused),
         cmocka_unit_test(each_family_of_the_list_is_found),
         cmocka_unit_test(windows_follow_layer_types_or_the_familys_rule),
         cmocka_unit_test(a_stretched_context_is_reported_as_such),
