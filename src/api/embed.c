@@ -177,10 +177,7 @@ static lm_status meet_model(lm_call *call, embed_request *r, const lm_entry *mod
     if (r->form == EMBED_OPENAI && facts.width && q->dimensions > facts.width)
         return lm_fail(err, LM_INVALID, "dimensions must not be above %u, which is all that \"%.300s\" has",
                        facts.width, r->ask.model);
-    lm_modelfile m = {0}; /* of it the PARAMETERs matter, num_ctx that is */
-    lm_status st = lm_modelfile_read(&m, model->dir, err);
-    r->ask.params = json_incref(m.params);
-    lm_modelfile_release(&m);
+    lm_status st = ollama_read_params(&r->ask, model, err);
     return st == LM_OK ? ollama_request_options(&r->ask, &facts.sampling, err) : st;
 }
 

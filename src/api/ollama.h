@@ -50,6 +50,8 @@ void ollama_error(lm_call *call, lm_status st, const char *text);
 /* The single answer of an empty request: done_reason "load" or "unload". */
 void ollama_reply_idle(lm_call *call, ollama_form form, const char *model, const char *reason);
 
+/* The PARAMETERs of the model's Modelfile into r->params. */
+lm_status ollama_read_params(ollama_request *r, const lm_entry *model, lm_err *err) LM_CHECKED;
 /* What a Modelfile says before the messages of a request. generate: a prompt with its own system message,
  * which goes before the MESSAGEs; in a chat they come first, and SYSTEM only where the chat has none at its
  * beginning. */
@@ -64,7 +66,7 @@ lm_status ollama_named_read(lm_call *call, const char *type, ollama_named *out, 
 void ollama_named_release(ollama_named *n); /* a zeroed one is allowed */
 
 /* Why a model that is not here does not come, and what to do. */
-void ollama_cannot_download(const char *name, char *text, size_t room);
+void ollama_cannot_download(const lm_store *store, const char *name, char *text, size_t room);
 
 /* Members of an answer, without commas around them. */
 void ollama_write_text(lm_buf *b, const char *key, const char *value);

@@ -26,7 +26,7 @@ static lm_status from_model(create *c, lm_err *err) {
     lm_status st = lm_store_find(c->store, c->r.from, &model, err);
     if (st == LM_NOT_FOUND) {
         char text[400];
-        ollama_cannot_download(c->r.from, text, sizeof text);
+        ollama_cannot_download(c->store, c->r.from, text, sizeof text);
         return lm_fail(err, LM_INTERNAL, "%s", text); /* as a pull of it would end */
     }
     char reading[800];

@@ -9,6 +9,14 @@ lm_status ollama_find_model(lm_call *call, const ollama_request *r, lm_entry *mo
     return lm_store_find(call->api->config.store, r->model, model, err);
 }
 
+lm_status ollama_read_params(ollama_request *r, const lm_entry *model, lm_err *err) {
+    lm_modelfile m = {0};
+    lm_status st = lm_modelfile_read(&m, model->dir, err);
+    r->params = json_incref(m.params);
+    lm_modelfile_release(&m);
+    return st;
+}
+
 static lm_status meet_modelfile(ollama_request *r, const lm_entry *model, const lm_facts *facts,
                                 lm_err *err) {
     lm_modelfile m = {0};

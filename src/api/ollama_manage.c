@@ -100,16 +100,20 @@ void ollama_delete(lm_call *call) {
 
 /* ---- what is not on this machine */
 
-void ollama_cannot_download(const char *name, char *text, size_t room) {
+void ollama_cannot_download(const lm_store *store, const char *name, char *text, size_t room) {
+    lm_name parsed, repo;
+    char what[200] = "mlx-community/...";
+    if (lm_name_parse(lm_str_of(name), &parsed, NULL) == LM_OK && lm_store_repos(store, &parsed, &repo, 1))
+        snprintf(what, sizeof what, "%s/%s", repo.ns, repo.model);
     snprintf(text, room,
-             "this build cannot download models: '%.100s' has to be on this disk; fetch one in MLX format "
-             "into the "
-             "Hugging Face cache (hf download mlx-community/...), or create it from a GGUF file",
-             name);
+             "this build cannot download models: '%.100s' has to be on this disk; fetch it in MLX format (hf "
+             "download "
+             "%s), or create it from a GGUF file",
+             name, what);
 }
 
 static void remote(lm_call *call, const char *type,
-                   void (*words)(const char *name, char *text, size_t room)) {
+                   void (*words)(const lm_store *store, const char *name, char *text, size_t room)) {
     ollama_named n = {0};
     lm_name name;
     lm_err err = {0};
@@ -125,7 +129,7 @@ static void remote(lm_call *call, const char *type,
     if (st == LM_OK) st = lm_name_parse(lm_str_of(n.model), &name, &err);
     if (st == LM_OK) {
         char text[400];
-        words(n.model, text, sizeof text);
+        words(call->api->config.store, n.model, text, sizeof text);
         ollama_progress_refuse(&p, text);
     } else {
         ollama_error(call, st, err.text);
@@ -137,7 +141,8 @@ void ollama_pull(lm_call *call) {
     remote(call, "PullRequest", ollama_cannot_download);
 }
 
-static void cannot_upload(const char *name, char *text, size_t room) {
+static void cannot_upload(const lm_store *store, const char *name, char *text, size_t room) {
+    (void)store;
     snprintf(text, room,
              "this build cannot upload models: '%.100s' stays on this machine; publish its directory with "
              "hf upload",

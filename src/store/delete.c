@@ -109,15 +109,23 @@ lm_status lm_own_remove_dir(const char *own, const char *dir, lm_err *err) {
     return st;
 }
 
-/* In OWN/removed until it has been pruned: who is killed in between has forgotten nothing. */
-lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) {
+/* A new path in OWN/removed, which exists. The caller frees. */
+static lm_status removed_path(const char *own, char **path, lm_err *err) {
     static atomic_uint count;
     char name[64];
     char *dir = lm_path_join(own, LM_OWN_REMOVED);
     snprintf(name, sizeof name, "%ld-%llx-%u", (long)getpid(), (unsigned long long)lm_wall_ns(),
              atomic_fetch_add(&count, 1));
-    char *noted = lm_path_join(dir, name);
     lm_status st = lm_dir_make(dir, err);
+    if (st == LM_OK) *path = lm_path_join(dir, name);
+    free(dir);
+    return st;
+}
+
+/* In OWN/removed until it has been pruned: who is killed in between has forgotten nothing. */
+lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) {
+    char *noted = NULL;
+    lm_status st = removed_path(own, &noted, err);
     if (st == LM_OK && (remove ? rename(path, noted) : link(path, noted)) != 0)
         st = lm_own_fail(err, remove ? "remove" : "link", path);
     if (st == LM_OK && remove) {
@@ -127,8 +135,14 @@ lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *
         remove_empty_parents(own, path);
     }
     free(noted);
-    free(dir);
     return st;
+}
+
+void lm_own_note_removed(const char *own, lm_str manifest) {
+    char *noted = NULL;
+    if (removed_path(own, &noted, NULL) == LM_OK && lm_file_write(noted, manifest, NULL) != LM_OK)
+        unlink(noted);
+    free(noted);
 }
 
 /* A name may be served from several places; afterwards it must be gone. Each turn takes one of them away. */

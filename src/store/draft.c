@@ -36,7 +36,7 @@ struct lm_draft {
     char *staging;
     char *view; /* of lm_draft_check, in OWN/work */
     lm_model_info info;
-    bool checked;
+    bool checked, committed;
 };
 
 lm_status lm_draft_open(lm_draft **out, lm_store *s, lm_err *err) {
@@ -57,8 +57,26 @@ static void remove_tree(char **path) {
     *path = NULL;
 }
 
+/* Blobs that came with a draft of which nothing became are noted as those of a removed model: pruned now, and
+ * not in an hour. Best effort: where it fails the hour holds. */
+static void give_up(lm_draft *d) {
+    lm_manifest gone = {0};
+    lm_buf text;
+    lm_buf_init(&text, 64u << 20);
+    for (uint32_t i = 0; i < d->m.n; i++)
+        if (!d->m.layers[i].existing) *lm_manifest_add(&gone, "", "") = d->m.layers[i];
+    if (gone.n) {
+        gone.config = gone.layers[0];
+        lm_manifest_write(&gone, &text);
+        lm_own_note_removed(d->own, lm_buf_view(&text));
+    }
+    free(gone.layers); /* their texts are the draft's */
+    lm_buf_release(&text);
+}
+
 void lm_draft_close(lm_draft *d) {
     if (!d) return;
+    if (!d->committed) give_up(d);
     remove_tree(&d->staging);
     remove_tree(&d->view);
     close(d->users);
@@ -206,21 +224,39 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* The files of a model's directory; what hides and what lies deeper is nobody's. */
-static lm_status list_dir(const char *dir, names *out, uint64_t *bytes, lm_err *err) {
-    DIR *d = opendir(dir);
-    if (!d) return lm_own_fail(err, "open", dir);
-    for (struct dirent *e; out->n < 4096 && (e = readdir(d));) {
-        struct stat st;
-        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode))
+/* Directories that belong to a model are numbered, as sentence-transformers does it: 1_Pooling, 2_Dense.
+ * Others hold the same model once more in other forms (onnx, original). */
+static bool is_numbered(const char *name) {
+    size_t n = strspn(name, "0123456789");
+    return n > 0 && name[n] == '_';
+}
+
+/* The files of a model's directory, by their paths in it; what hides is nobody's. below: "" or "1_Pooling/".
+ */
+static lm_status list_dir(const char *dir, const char *below, names *out, uint64_t *bytes, lm_err *err) {
+    char *here = lm_path_join(dir, below);
+    lm_status st = LM_OK;
+    DIR *d = opendir(here);
+    if (!d) st = lm_own_fail(err, "open", here);
+    for (struct dirent *e; d && st == LM_OK && out->n < 4096 && (e = readdir(d));) {
+        struct stat info;
+        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &info, 0) != 0) continue;
+        bool deeper = S_ISDIR(info.st_mode) && !below[0] && is_numbered(e->d_name);
+        if (!deeper && !S_ISREG(info.st_mode)) continue;
+        char *name = lm_alloc(strlen(below) + strlen(e->d_name) + 2);
+        sprintf(name, "%s%s%s", below, e->d_name, deeper ? "/" : "");
+        if (deeper) {
+            st = list_dir(dir, name, out, bytes, err);
+            free(name);
             continue;
+        }
         out->items = lm_realloc(out->items, (out->n + 1) * sizeof *out->items);
-        out->items[out->n++] = lm_strdup(e->d_name);
-        *bytes += (uint64_t)st.st_size;
+        out->items[out->n++] = name;
+        *bytes += (uint64_t)info.st_size;
     }
-    closedir(d);
-    if (out->n) qsort(out->items, out->n, sizeof *out->items, by_text);
-    return LM_OK;
+    if (d) closedir(d);
+    free(here);
+    return st;
 }
 
 static lm_status take_requires(lm_draft *d, const char *path, lm_err *err) {
@@ -240,7 +276,8 @@ static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_pr
                          lm_err *err) {
     names files = {0};
     sum s = {.progress = progress, .ctx = ctx};
-    lm_status st = list_dir(dir, &files, &s.total, err);
+    lm_status st = list_dir(dir, "", &files, &s.total, err);
+    if (files.n) qsort(files.items, files.n, sizeof *files.items, by_text);
     for (uint32_t i = 0; st == LM_OK && i < files.n; i++) {
         char *path = lm_path_join(dir, files.items[i]);
         struct stat info;
@@ -489,6 +526,7 @@ lm_status lm_draft_commit(lm_draft *d, const char *text, lm_draft_layer *layer, 
     lm_manifest_write(&d->m, &b);
     st = lm_buf_status(&b, "the manifest", err);
     if (st == LM_OK) st = publish(d->store, &name, lm_buf_view(&b), err);
+    d->committed = st == LM_OK;
     lm_buf_release(&b);
     return st;
 }

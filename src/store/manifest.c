@@ -15,6 +15,7 @@
 
 #define MAX_MANIFEST (16u << 20) /* bytes */
 #define MAX_LAYERS   16384
+#define MAX_PARTS    4 /* of a file's path */
 
 /* ---- layers */
 
@@ -46,14 +47,26 @@ static bool taken(const char *name) {
     return !strcasecmp(name, "requires");
 }
 
-bool lm_layer_file_ok(const char *name) {
-    size_t n = strlen(name);
-    if (n == 0 || n > 200 || name[0] == '.' || taken(name)) return false;
+/* One part of a file's path within the model directory. */
+static bool part_ok(const char *part, size_t n) {
     bool bad = false;
-    if (lm_utf8_valid((lm_str){name, n}, &bad) != n) return false;
+    if (n == 0 || part[0] == '.' || lm_utf8_valid((lm_str){part, n}, &bad) != n) return false;
     for (size_t i = 0; i < n; i++)
-        if ((unsigned char)name[i] < 32 || name[i] == '/' || name[i] == '\\' || name[i] == 127) return false;
+        if ((unsigned char)part[i] < 32 || part[i] == '\\' || part[i] == 127) return false;
     return true;
+}
+
+bool lm_layer_file_ok(const char *name) {
+    uint32_t parts = 0;
+    if (strlen(name) > 200) return false;
+    for (const char *p = name;; p++) {
+        size_t n = strcspn(p, "/");
+        char part[201];
+        snprintf(part, sizeof part, "%.*s", (int)n, p);
+        if (++parts > MAX_PARTS || !part_ok(p, n) || (p == name && taken(part))) return false;
+        p += n;
+        if (!*p) return true;
+    }
 }
 
 lm_layer *lm_manifest_add(lm_manifest *m, const char *type, const char *name) {

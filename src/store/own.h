@@ -74,7 +74,7 @@ lm_layer *lm_manifest_add(lm_manifest *m, const char *type,
                           const char *name); /* digest and size are the caller's */
 /* What a layer is: by its type, or by the name of a file. LM_LAYER_KINDS: nothing that this version runs. */
 lm_layer_kind lm_layer_kind_of(const lm_layer *layer);
-bool lm_layer_file_ok(const char *name);            /* as the name of a file of a model directory */
+bool lm_layer_file_ok(const char *path);            /* as the name of a file of a model directory */
 const char *lm_layer_kind_name(lm_layer_kind kind); /* "template": of the media type and of the file */
 lm_status lm_manifest_load(const char *path, lm_buf *text, lm_manifest *out, lm_err *err) LM_CHECKED;
 /* Each manifest of the store, with or without its blobs. Return false to end the walk. */
@@ -94,6 +94,8 @@ lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, l
 /* Notes the manifest at path so that what only it names is pruned, and removes it unless it is to be
  * replaced. LM_NOT_FOUND: there is none. */
 lm_status lm_own_retire(const char *own, const char *path, bool remove, lm_err *err) LM_CHECKED;
+void lm_own_note_removed(const char *own,
+                         lm_str manifest); /* as if a model of this manifest had been removed */
 lm_status lm_own_remove_dir(const char *own, const char *dir, lm_err *err) LM_CHECKED;
 
 /* ---- prune.c */

@@ -120,6 +120,26 @@ static void a_linked_model_becomes_an_own_one_without_a_copy(void **state) {
     lm_store_close(s);
 }
 
+static void numbered_directories_come_along(void **state) {
+    (void)state;
+    char pooling[200], other[200];
+    lm_err err = {0};
+    snprintf(pooling, sizeof pooling, "%s/1_Pooling", user);
+    snprintf(other, sizeof other, "%s/onnx", user);
+    expect_ok(lm_dir_make(pooling, &err), err);
+    expect_ok(lm_dir_make(other, &err), err);
+    put_file(pooling, "config.json", LM_STR("{\"mean\":true}"));
+    put_file(other, "model.safetensors", LM_STR("the same once more"));
+    lm_store *s = open_store();
+    make(s, "m", "e", NULL);
+    lm_entry e = find(s, "e");
+    expect_file(e.dir, "1_Pooling/config.json", "{\"mean\":true}");
+    char *absent = lm_path_join(e.dir, "onnx");
+    assert_false(lm_path_is_dir(absent));
+    free(absent);
+    lm_store_close(s);
+}
+
 static void what_a_modelfile_says_is_read_back(void **state) {
     (void)state;
     lm_store *s = open_store();
@@ -354,6 +374,11 @@ static void a_manifest_that_is_not_to_be_trusted_is_refused(void **state) {
         "{" CONFIG ",\"layers\":[" LAYER("..") "]}",
         "{" CONFIG ",\"layers\":[" LAYER("../x") "]}",
         "{" CONFIG ",\"layers\":[" LAYER("/etc/x") "]}",
+        "{" CONFIG ",\"layers\":[" LAYER("a/../../x") "]}",
+        "{" CONFIG ",\"layers\":[" LAYER("a//x") "]}",
+        "{" CONFIG ",\"layers\":[" LAYER("a/") "]}",
+        "{" CONFIG ",\"layers\":[" LAYER("a/b/c/d/e") "]}",
+        "{" CONFIG ",\"layers\":[" LAYER("system/x") "]}",
         "{" CONFIG ",\"layers\":[" LAYER("a\\\\b") "]}",
         "{" CONFIG ",\"layers\":[" LAYER("a\\nb") "]}",
         "{" CONFIG ",\"layers\":[" LAYER("a\\u0000b") "]}",
@@ -419,6 +444,7 @@ static void expect_nothing_changed(lm_store *s) {
     lm_err err = {0};
     assert_int_equal(lm_store_find(s, "a", &e, &err), LM_NOT_FOUND);
     assert_int_equal(count(LM_OWN_WORK) + count(LM_OWN_VIEWS) + count(LM_OWN_MANIFESTS), 0);
+    assert_int_equal(count(LM_OWN_BLOBS) + count(LM_OWN_REMOVED), 0);
 }
 
 static void a_cancelled_draft_leaves_nothing(void **state) {
@@ -429,6 +455,9 @@ static void a_cancelled_draft_leaves_nothing(void **state) {
     lm_entry e = find(s, "m");
     expect_ok(lm_draft_open(&d, s, &err), err);
     expect_fail(lm_draft_from(d, &e, never, NULL, &err), LM_CANCELLED, err, "cancelled");
+    lm_draft_close(d);
+    expect_nothing_changed(s);
+    d = draft_from(s, "m"); /* and one whose blobs are there */
     lm_draft_close(d);
     expect_nothing_changed(s);
     lm_store_close(s);
@@ -585,6 +614,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, fresh, remove_test_dir)
     const struct CMUnitTest tests[] = {
         T(a_linked_model_becomes_an_own_one_without_a_copy),
+        T(numbered_directories_come_along),
         T(what_a_modelfile_says_is_read_back),
         T(a_copy_is_the_same_model_and_blobs_go_with_the_last_name),
         T(a_replaced_model_leaves_nothing_behind),

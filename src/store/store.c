@@ -301,6 +301,24 @@ lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *er
     return LM_OK;
 }
 
+uint32_t lm_store_repos(const lm_store *s, const lm_name *name, lm_name *out, uint32_t room) {
+    lm_name n = *name;
+    const lm_alias *alias = lm_aliases_find(&s->aliases, &n);
+    const char *tag = alias ? NULL : lm_aliases_default_tag(&s->aliases, &n);
+    if (tag) {
+        snprintf(n.tag, sizeof n.tag, "%s", tag);
+        alias = lm_aliases_find(&s->aliases, &n);
+    }
+    if (alias) {
+        uint32_t k = alias->n_repos < room ? alias->n_repos : room;
+        memcpy(out, alias->repos, k * sizeof *out);
+        return k;
+    }
+    if (!room || !is_repo(name)) return 0;
+    *out = *name;
+    return 1;
+}
+
 lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err *err) {
     lm_name n;
     lm_tombs none = {0};

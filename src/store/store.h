@@ -56,7 +56,10 @@ typedef struct lm_entry {
 lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) LM_CHECKED;
 /* By a name as a user types it, aliases included. LM_NOT_FOUND: "model 'NAME' not found". LM_INVALID: malformed. */
 lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
-/* The same, but only this very name in the own store. */
+/* The repositories of the Hugging Face hub that a name stands for, best first: those of the alias table, or the name
+ * itself when it is a repository's. Returns how many of room were filled. */
+uint32_t lm_store_repos(const lm_store *s, const lm_name *name, lm_name *out, uint32_t room);
+/* As lm_store_find, but only this very name in the own store. */
 lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
 /* Owned: removes the manifest, and then what nothing else needs of it. Linked: forgets it (a tombstone in the own store), the
  * user's files stay. */

@@ -30,12 +30,27 @@ static bool file_of(const lm_layer *l, uint32_t *n_licenses, char out[256]) {
     return true;
 }
 
+/* Some models keep files in a directory of their own (1_Pooling/config.json). */
+static lm_status make_above(const char *dir, const char *file, lm_err *err) {
+    const char *slash = strrchr(file, '/');
+    if (!slash) return LM_OK;
+    char *above = lm_str_dup((lm_str){file, (size_t)(slash - file)}), *path = lm_path_join(dir, above);
+    lm_status st = lm_dir_make(path, err);
+    free(above);
+    free(path);
+    return st;
+}
+
 static lm_status link_layer(const lm_layer *l, const char *dir, const char *file, lm_err *err) {
-    char target[128];
+    lm_buf target;
     char *path = lm_path_join(dir, file);
-    lm_status st = LM_OK;
-    snprintf(target, sizeof target, "../../" LM_OWN_BLOBS "/sha256-%s", l->digest + 7);
-    if (symlink(target, path) != 0) st = lm_own_fail(err, "link", path);
+    lm_status st = make_above(dir, file, err);
+    lm_buf_init(&target, 1024);
+    for (const char *p = file; *p; p++)
+        if (*p == '/') lm_buf_text(&target, "../");
+    lm_buf_printf(&target, "../../" LM_OWN_BLOBS "/sha256-%s", l->digest + 7);
+    if (st == LM_OK && symlink(target.ptr, path) != 0) st = lm_own_fail(err, "link", path);
+    lm_buf_release(&target);
     free(path);
     return st;
 }
