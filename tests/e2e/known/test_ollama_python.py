@@ -200,37 +200,6 @@ def test_models_load_stay_and_unload(client):
     assert client.generate("tiny-hello", "", keep_alive=0).done_reason == "unload"
 
 
-def test_models_are_made_shown_copied_and_taken_away(start):
-    server = start()
-    client = ollama.Client(server.url)
-    before = {m.model for m in client.list().models}
-    made = client.create("mine", from_="tiny-hello", system="be kind", parameters={"num_predict": 3, "stop": ["zz"]}, license="free",
-                         messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    assert made.status == "success"
-    assert client.chat("mine", ASK).message.content == "Hello world"  # three tokens
-    shown = client.show("mine")
-    assert shown.license == "free" and "num_predict" in shown.parameters and "SYSTEM be kind" in shown.modelfile
-    *steps, last = client.create("mine2", from_="mine", template="{{ .System }}|{{ .Prompt }}<|assistant|>", stream=True)
-    assert last.status == "success" and steps[-1].status == "writing manifest"
-    assert client.show("mine2").template == "{{ .System }}|{{ .Prompt }}<|assistant|>"
-    assert client.copy("mine", "other").status == "success"
-    assert {m.model for m in client.list().models} == before | {"mine:latest", "mine2:latest", "other:latest"}
-    for name in ("mine", "mine2"):
-        assert client.delete(name).status == "success"
-    assert client.chat("other", ASK).message.content == "Hello world"  # what both had is still there
-    client.delete("other")
-    assert {m.model for m in client.list().models} == before
-
-
-def test_a_model_is_made_of_files_that_are_sent(start, tiny_models):
-    client = ollama.Client(start().url)
-    files = {f.name: client.create_blob(f) for f in (tiny_models / "tiny-think").iterdir()}
-    assert client.create("filed", files=files).status == "success"
-    answer = client.chat("filed", ASK, think=True)
-    assert (answer.message.thinking, answer.message.content) == ("hm, well", "Yes.")
-    assert client.create_blob(tiny_models / "tiny-think" / "config.json") == files["config.json"]  # it is there already
-
-
 @pytest.mark.parametrize("status, text, call", [
     (404, 'model "nothere" not found', lambda c: c.copy("nothere", "x")),
     (400, 'destination "a b" is invalid', lambda c: c.copy("tiny", "a b")),
