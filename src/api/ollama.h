@@ -65,9 +65,6 @@ typedef struct ollama_named {
 lm_status ollama_named_read(lm_call *call, const char *type, ollama_named *out, lm_err *err) LM_CHECKED;
 void ollama_named_release(ollama_named *n); /* a zeroed one is allowed */
 
-/* Why a model that is not here does not come, and what to do. */
-void ollama_cannot_download(const lm_store *store, const char *name, char *text, size_t room);
-
 /* Members of an answer, without commas around them. */
 void ollama_write_text(lm_buf *b, const char *key, const char *value);
 void ollama_write_time(lm_buf *b, const char *key, int64_t wall_ns);

@@ -24,11 +24,8 @@ static lm_status from_model(create *c, lm_err *err) {
     if (lm_name_parse(lm_str_of(c->r.from), &name, NULL) != LM_OK)
         return lm_fail(err, LM_INVALID, "invalid model name");
     lm_status st = lm_store_find(c->store, c->r.from, &model, err);
-    if (st == LM_NOT_FOUND) {
-        char text[400];
-        ollama_cannot_download(c->store, c->r.from, text, sizeof text);
-        return lm_fail(err, LM_INTERNAL, "%s", text); /* as a pull of it would end */
-    }
+    if (st == LM_NOT_FOUND) /* only who says pull contacts a network */
+        return lm_fail(err, LM_INTERNAL, "model '%.200s' is not on this disk: pull it first", c->r.from);
     char reading[800];
     snprintf(reading, sizeof reading, "reading %s", model.name);
     c->progress.reading = reading;

@@ -1,5 +1,5 @@
-/* Changing what there is: copy, delete; and pull, push and the account, which need a network that this server
- * does not use. */
+/* Changing what there is: copy, delete; and push and the account, which need a network that this
+ * server does not use. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,57 +100,16 @@ void ollama_delete(lm_call *call) {
 
 /* ---- what is not on this machine */
 
-void ollama_cannot_download(const lm_store *store, const char *name, char *text, size_t room) {
-    lm_name parsed, repo;
-    char what[200] = "mlx-community/...";
-    if (lm_name_parse(lm_str_of(name), &parsed, NULL) == LM_OK && lm_store_repos(store, &parsed, &repo, 1))
-        snprintf(what, sizeof what, "%s/%s", repo.ns, repo.model);
-    snprintf(text, room,
-             "this build cannot download models: '%.100s' has to be on this disk; fetch it in MLX format (hf "
-             "download "
-             "%s), or create it from a GGUF file",
-             name, what);
-}
-
-static void remote(lm_call *call, const char *type,
-                   void (*words)(const lm_store *store, const char *name, char *text, size_t room)) {
-    ollama_named n = {0};
-    lm_name name;
-    lm_err err = {0};
-    ollama_progress p = {.call = call, .stream = true};
-    lm_status st = ollama_named_read(call, type, &n, &err);
-    if (st == LM_OK) {
-        lm_fields f = lm_fields_of(n.body, type);
-        lm_field_bool(&f, "stream", &p.stream);
-        st = f.st;
-        err = f.err;
-    }
-    if (st == LM_OK && !n.model[0]) st = lm_fail(&err, LM_INVALID, "model is required");
-    if (st == LM_OK) st = lm_name_parse(lm_str_of(n.model), &name, &err);
-    if (st == LM_OK) {
-        char text[400];
-        words(call->api->config.store, n.model, text, sizeof text);
-        ollama_progress_refuse(&p, text);
-    } else {
-        ollama_error(call, st, err.text);
-    }
-    ollama_named_release(&n);
-}
-
-void ollama_pull(lm_call *call) {
-    remote(call, "PullRequest", ollama_cannot_download);
-}
-
-static void cannot_upload(const lm_store *store, const char *name, char *text, size_t room) {
-    (void)store;
-    snprintf(text, room,
+void ollama_push(lm_call *call) {
+    ollama_remote r;
+    char text[400];
+    if (!ollama_remote_read(call, "PushRequest", &r)) return;
+    snprintf(text, sizeof text,
              "this build cannot upload models: '%.100s' stays on this machine; publish its directory with "
              "hf upload",
-             name);
-}
-
-void ollama_push(lm_call *call) {
-    remote(call, "PushRequest", cannot_upload);
+             r.model);
+    ollama_progress_refuse(&r.progress, text);
+    ollama_remote_release(&r);
 }
 
 /* There are no accounts here, so nobody is signed in. */

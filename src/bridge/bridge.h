@@ -19,8 +19,9 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
               */
 
 typedef struct bridge_config {
-    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
-    const char *file, *name; /* of import; name NULL: from the file's */
+    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
+    const char *file, *name; /* of import; name NULL: from the file's; of pull: name */
+    bool insecure;           /* of pull */
     char host[256];
     uint16_t port;
     const char *models; /* the own store, NULL: ~/.mlx-ollama/models */
@@ -63,6 +64,7 @@ int bridge_serve(const bridge_config *config);
 bool bridge_follows(const bridge_config *config); /* a rank above 0 */
 int bridge_follow(const bridge_config *config);
 int bridge_import(const bridge_config *config);
+int bridge_pull(const bridge_config *config);
 int bridge_list(const bridge_config *config);
 
 #endif

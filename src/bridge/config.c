@@ -16,6 +16,9 @@ void bridge_usage(void) {
         "Usage: mlx-ollama-bridge [serve] [options]\n"
         "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
         "store\n"
+        "       mlx-ollama-bridge pull NAME [--insecure]    fetch a model from the Hugging Face hub or an "
+        "Ollama "
+        "registry\n"
         "       mlx-ollama-bridge list                      the models on this disk\n"
         "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
         "\n"
@@ -47,6 +50,7 @@ void bridge_usage(void) {
         "  --distributed-port N first port of the connections between the processes (32323)\n"
         "  --threads N          threads for arithmetic (all cores)\n"
         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
+        "  --insecure           pull from a registry over http as well\n"
         "  --verbose            log more\n"
         "  --help, --version\n"
         "\n"
@@ -62,6 +66,8 @@ void bridge_usage(void) {
         "  OLLAMA_KV_CACHE_TYPE      as --kv-cache-type\n"
         "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
         "  OLLAMA_DEBUG              1: as --verbose\n"
+        "  OLLAMA_MAX_TRANSFER_STREAMS  files that a pull fetches at a time (4)\n"
+        "  HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE  of pulls, as the Hugging Face tools have them\n"
         "  MLX_BRIDGE_SECRET         what all ranks of --distributed know, when mlx.launch starts them\n"
         "\n"
         "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
@@ -169,6 +175,7 @@ enum {
     THREADS,
     DRAIN,
     VERBOSE,
+    INSECURE,
     KV_CACHE_TYPE,
     LIST_DEVICES,
     JSON,
@@ -189,6 +196,7 @@ static const struct option options[] = {
     {"threads", required_argument, NULL, THREADS},
     {"drain", required_argument, NULL, DRAIN},
     {"verbose", no_argument, NULL, VERBOSE},
+    {"insecure", no_argument, NULL, INSECURE},
     {"help", no_argument, NULL, HELP},
     {"version", no_argument, NULL, VERSION},
     {"device", required_argument, NULL, DEVICE},
@@ -272,6 +280,7 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
         c->drain_ns = (int64_t)n * SECOND_NS;
         break;
     case VERBOSE: c->verbose = true; break;
+    case INSECURE: c->insecure = true; break;
     case HELP: c->command = BRIDGE_HELP; break;
     case VERSION: c->command = BRIDGE_VERSION; break;
     default: return lm_fail(err, LM_INVALID, "see mlx-ollama-bridge --help");
@@ -294,7 +303,14 @@ static lm_status take_command(bridge_config *c, int n, char **words, lm_err *err
         c->name = n == 3 ? words[2] : NULL;
         return LM_OK;
     }
-    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, import and list", words[0]);
+    if (!strcmp(words[0], "pull")) {
+        if (n != 2) return lm_fail(err, LM_INVALID, "pull needs a name: mlx-ollama-bridge pull NAME");
+        c->command = BRIDGE_PULL;
+        c->name = words[1];
+        return LM_OK;
+    }
+    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, import and list",
+                   words[0]);
 }
 
 lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *err) {

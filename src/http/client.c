@@ -84,9 +84,12 @@ static size_t take_body(char *bytes, size_t one, size_t n, void *ctx) {
         t->too_large = true;
         return 0;
     }
-    a->n_body += n;
     long status = 0;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+    a->status = (int)status;
+    if (!a->n_body && t->ask->on_head && status < 300) t->left = !t->ask->on_head(t->ask->ctx, a);
+    if (t->left) return 0;
+    a->n_body += n;
     if (t->ask->on_body && status < 300) {
         t->left = !t->ask->on_body(t->ask->ctx, (lm_str){bytes, n});
         return t->left ? 0 : n;
@@ -110,6 +113,51 @@ static bool read_url(const char *url, bool *here) {
     curl_free(host);
     curl_url_cleanup(u);
     return ok;
+}
+
+static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
+    char *text = NULL;
+    if (curl_url_get(u, part, &text, flags)) return NULL;
+    return text;
+}
+
+lm_status lm_url_join(const char *base, lm_str relative, char **out, lm_err *err) {
+    CURLU *u = curl_url();
+    char *text = lm_str_dup(relative);
+    bool clean = u && relative.len && strlen(text) == relative.len && relative.len < 16384;
+    bool ok = clean && !curl_url_set(u, CURLUPART_URL, base, 0);
+    char *before = ok ? url_part(u, CURLUPART_SCHEME, 0) : NULL;
+    ok = before && !curl_url_set(u, CURLUPART_URL, text, 0);
+    char *after = ok ? url_part(u, CURLUPART_SCHEME, 0) : NULL;
+    char *url = after ? url_part(u, CURLUPART_URL, 0) : NULL;
+    ok = url && (!strcmp(after, "https") || (!strcmp(after, "http") && !strcmp(before, "http")));
+    lm_status st =
+        ok ? LM_OK : lm_fail(err, LM_INVALID, "%s sends on to \"%.200s\", which is not followed", base, text);
+    if (ok) *out = lm_strdup(url);
+    curl_free(before);
+    curl_free(after);
+    curl_free(url);
+    curl_url_cleanup(u);
+    free(text);
+    return st;
+}
+
+static bool same_part(CURLU *a, CURLU *b, CURLUPart part) {
+    char *x = url_part(a, part, CURLU_DEFAULT_PORT), *y = url_part(b, part, CURLU_DEFAULT_PORT);
+    bool same = x && y && lm_str_eq_nocase(lm_str_of(x), lm_str_of(y));
+    curl_free(x);
+    curl_free(y);
+    return same;
+}
+
+bool lm_url_same_origin(const char *a, const char *b) {
+    CURLU *x = curl_url(), *y = curl_url();
+    bool same = x && y && !curl_url_set(x, CURLUPART_URL, a, 0) && !curl_url_set(y, CURLUPART_URL, b, 0) &&
+                same_part(x, y, CURLUPART_SCHEME) && same_part(x, y, CURLUPART_HOST) &&
+                same_part(x, y, CURLUPART_PORT);
+    curl_url_cleanup(x);
+    curl_url_cleanup(y);
+    return same;
 }
 
 static struct curl_slist *request_headers(const lm_ask *ask) {
@@ -141,6 +189,7 @@ static void prepare(transfer *t, struct curl_slist *headers, bool here, char err
     curl_easy_setopt(e, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_body);
     curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
+    if (ask->compressed) curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "gzip");
     if (here) curl_easy_setopt(e, CURLOPT_PROXY, "");
     if (ask->body.ptr) {
         curl_easy_setopt(e, CURLOPT_POSTFIELDS, ask->body.ptr);

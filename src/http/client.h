@@ -16,6 +16,7 @@
 #include "base/base.h"
 
 typedef struct lm_client lm_client;
+typedef struct lm_answer lm_answer;
 
 typedef struct lm_ask {
     const char *method;         /* "GET", "HEAD", "POST", "DELETE" ... */
@@ -32,10 +33,13 @@ typedef struct lm_ask {
     /* About ten times a second while the request runs, and before its first byte goes out; false leaves. May
      * be NULL. */
     bool (*on_wait)(void *ctx);
+    /* Before the first piece of such a body, with its status and headers; false leaves. May be NULL. */
+    bool (*on_head)(void *ctx, const lm_answer *a);
     void *ctx;
+    bool compressed; /* the answer may come gzip'd; body, n_body and max_body are of what it unpacks to */
 } lm_ask;
 
-typedef struct lm_answer {
+struct lm_answer {
     int status;             /* 0: none came */
     char content_type[128]; /* without its parameters, small letters; empty when the server named none */
     lm_buf headers;         /* as they came, lines ended by CRLF */
@@ -45,7 +49,13 @@ typedef struct lm_answer {
         connected_ns;  /* from the start of the request; 0 on a kept connection, or when none came about */
     uint64_t first_ns; /* to the body's first byte; 0: none came */
     uint64_t total_ns;
-} lm_answer;
+};
+
+/* What `relative` (a Location header, say) means at the address base; the caller frees. LM_INVALID: nothing
+ * that could be asked over HTTP, or a step from https to http. */
+lm_status lm_url_join(const char *base, lm_str relative, char **out, lm_err *err) LM_CHECKED;
+/* Scheme, host and port are the same: what may see the same credentials. */
+bool lm_url_same_origin(const char *a, const char *b);
 
 lm_status lm_client_open(lm_client **out, lm_err *err) LM_CHECKED;
 void lm_client_close(lm_client *c); /* NULL allowed */

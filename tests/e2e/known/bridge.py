@@ -27,7 +27,8 @@ class Bridge:
     def __init__(self, *arguments, roots=(), env=None, store=None):
         self.home = tempfile.TemporaryDirectory(prefix="mlx-ollama-")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "MLX_BRIDGE", "HF_", "XDG_"))}
-        kept.update({"HOME": self.home.name}, **(env or {}))
+        # A test that pulls says from where, and sets HF_HUB_OFFLINE to 0.
+        kept.update({"HOME": self.home.name, "HF_HUB_OFFLINE": "1"}, **(env or {}))
         command = [program(), "--port", "0", "--models", str(store or f"{self.home.name}/own")]
         for root in roots:
             command += ["--root", str(root)]

@@ -1,0 +1,81 @@
+/* /api/pull: the hub's work (hub/), told as Ollama tells it. */
+#include <stdlib.h>
+
+#include "api/ollama.h"
+#include "api/progress.h"
+#include "hub/hub.h"
+
+bool ollama_remote_read(lm_call *call, const char *type, ollama_remote *out) {
+    ollama_named n = {0};
+    lm_name name;
+    lm_err err = {0};
+    ollama_remote r = {.progress = {.call = call, .stream = true}};
+    lm_status st = ollama_named_read(call, type, &n, &err);
+    if (st == LM_OK) {
+        lm_fields f = lm_fields_of(n.body, type);
+        lm_field_bool(&f, "stream", &r.progress.stream);
+        lm_field_bool(&f, "insecure", &r.insecure);
+        st = f.st;
+        err = f.err;
+    }
+    if (st == LM_OK && !n.model[0]) st = lm_fail(&err, LM_INVALID, "model is required");
+    if (st == LM_OK) st = lm_name_parse(lm_str_of(n.model), &name, &err);
+    if (st == LM_OK) {
+        r.model = n.model;
+        n.model = NULL;
+        *out = r;
+    } else {
+        ollama_error(call, st, err.text);
+    }
+    ollama_named_release(&n);
+    return st == LM_OK;
+}
+
+void ollama_remote_release(ollama_remote *r) {
+    free(r->model);
+}
+
+static void tell_status(void *ctx, const char *text) {
+    ollama_progress_status(ctx, text);
+}
+
+static void tell_bytes(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
+    ollama_progress_layer(ctx, digest, total, completed);
+}
+
+static bool goes_on(void *ctx) {
+    const ollama_progress *p = ctx;
+    return !lm_call_gone(p->call);
+}
+
+static void run_pull(lm_call *call, void *arg) {
+    ollama_remote *r = arg;
+    lm_err err = {0};
+    lm_pull pull = {.name = r->model,
+                    .insecure = r->insecure,
+                    .status = tell_status,
+                    .bytes = tell_bytes,
+                    .go_on = goes_on,
+                    .ctx = &r->progress};
+    lm_status st = lm_hub_pull(call->api->config.store, &pull, &err);
+    if (st == LM_OK || st == LM_CANCELLED)
+        ollama_progress_end(&r->progress, st, err.text);
+    else
+        ollama_progress_refuse(&r->progress, err.text);
+    ollama_remote_release(r);
+    free(r);
+}
+
+void ollama_pull(lm_call *call) {
+    ollama_remote *r = lm_alloc(sizeof *r);
+    lm_err err = {0};
+    if (!ollama_remote_read(call, "PullRequest", r)) {
+        free(r);
+        return;
+    }
+    lm_status st = lm_call_detach(call, run_pull, r, &err);
+    if (st == LM_OK) return;
+    ollama_error(call, st, err.text);
+    ollama_remote_release(r);
+    free(r);
+}

@@ -1,0 +1,145 @@
+/* request.c - one request to a hub: where it is sent on to, what that place may know, and when it is worth
+ * another attempt.
+ *
+ * The token goes to the hub's own origin and to no other, whoever it sends on to; from https it is never sent
+ * on to plain http.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "hub/private.h"
+
+#define MAX_HOPS    6
+#define MAX_HEADERS 8
+#define CONNECT_MS  15000
+#define SILENT_MS   30000
+
+bool lm_hub_stopped(const lm_origin *o) {
+    if (o->stop && atomic_load(o->stop)) return true;
+    return o->pull && o->pull->go_on && !o->pull->go_on(o->pull->ctx);
+}
+
+static bool goes_on(void *ctx) {
+    return !lm_hub_stopped(ctx);
+}
+
+bool lm_hub_pause(const lm_origin *o, uint32_t attempt, uint64_t wait_ms) {
+    uint64_t own = UINT64_C(250) << (attempt < 5 ? attempt - 1 : 4);
+    uint64_t end = lm_now_ns() + (wait_ms > own ? wait_ms : own) * 1000000;
+    while (lm_now_ns() < end) {
+        if (lm_hub_stopped(o)) return false;
+        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    }
+    return !lm_hub_stopped(o);
+}
+
+static bool is_redirect(int status) {
+    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+/* What goes away by itself. */
+static bool may_pass(int status) {
+    return status == 408 || status == 425 || status == 429 || status == 500 ||
+           (status >= 502 && status <= 504);
+}
+
+/* Seconds; a date is no number and counts as nothing said. */
+static uint64_t retry_after_ms(const lm_answer *a) {
+    lm_str v = lm_answer_header(a, "Retry-After");
+    uint64_t s = 0;
+    for (size_t i = 0; i < v.len; i++) {
+        if (v.ptr[i] < '0' || v.ptr[i] > '9') return 0;
+        s = s * 10 + (uint64_t)(v.ptr[i] - '0');
+        if (s > 1000000) break;
+    }
+    return s * 1000;
+}
+
+static lm_status once(lm_client *c, const lm_origin *o, const lm_ask *ask, const char *url, lm_answer *out,
+                      lm_err *err) {
+    const char *headers[MAX_HEADERS + 3] = {"User-Agent: mlx-ollama"};
+    char bearer[600];
+    uint32_t n = 1;
+    for (uint32_t i = 0; ask->headers && ask->headers[i] && i < MAX_HEADERS; i++)
+        headers[n++] = ask->headers[i];
+    if (o->token && lm_url_same_origin(url, o->base)) {
+        snprintf(bearer, sizeof bearer, "Authorization: Bearer %s", o->token);
+        headers[n++] = bearer;
+    }
+    lm_ask a = *ask;
+    a.method = "GET";
+    a.url = url;
+    a.headers = headers;
+    a.connect_ms = CONNECT_MS;
+    a.silent_ms = SILENT_MS;
+    if (!a.on_wait) {
+        a.on_wait = goes_on;
+        a.ctx = (void *)(uintptr_t)o;
+    }
+    return lm_client_ask(c, &a, out, err);
+}
+
+lm_status lm_hub_try(lm_client *c, const lm_origin *o, const lm_ask *ask, lm_answer *out, bool *again,
+                     uint64_t *wait_ms, lm_err *err) {
+    char *url = lm_strdup(ask->url);
+    lm_status st = LM_OK;
+    *again = false;
+    *wait_ms = 0;
+    for (int hop = 0;; hop++) {
+        st = once(c, o, ask, url, out, err);
+        if (st != LM_OK || !is_redirect(out->status)) break;
+        char *next = NULL;
+        st = hop < MAX_HOPS ? lm_url_join(url, lm_answer_header(out, "Location"), &next, err)
+                            : lm_fail(err, LM_IO, "%s is sent on more than %d times", ask->url, MAX_HOPS);
+        if (st != LM_OK) break;
+        free(url);
+        url = next;
+        lm_answer_release(out);
+    }
+    free(url);
+    /* Nobody there: not what LM_NOT_FOUND means to our callers. */
+    if (st == LM_NOT_FOUND) st = lm_fail_in(err, LM_IO, "are you online?");
+    if (st == LM_OK && may_pass(out->status)) {
+        *wait_ms = retry_after_ms(out);
+        *again = *wait_ms <= LM_HUB_MAX_WAIT;
+    } else {
+        *again = st == LM_IO || st == LM_TIMEOUT;
+    }
+    return st;
+}
+
+lm_status lm_hub_get(lm_client *c, const lm_origin *o, lm_ask *ask, lm_answer *out, lm_err *err) {
+    for (uint32_t attempt = 1;; attempt++) {
+        bool again = false;
+        uint64_t wait_ms = 0;
+        lm_status st = lm_hub_try(c, o, ask, out, &again, &wait_ms, err);
+        if (!again || attempt == LM_HUB_ATTEMPTS) return st;
+        lm_answer_release(out);
+        if (!lm_hub_pause(o, attempt, wait_ms)) {
+            *out = (lm_answer){0};
+            return lm_fail(err, LM_CANCELLED, "cancelled");
+        }
+    }
+}
+
+lm_status lm_hub_refused(const lm_origin *o, const char *url, const lm_answer *a, lm_err *err) {
+    lm_str code = lm_answer_header(a, "X-Error-Code");
+    if (a->status == 404 || lm_str_eq(code, LM_STR("RepoNotFound")) ||
+        lm_str_eq(code, LM_STR("RevisionNotFound")))
+        return lm_fail(err, LM_NOT_FOUND, LM_HUB_UNKNOWN);
+    if (lm_str_eq(code, LM_STR("GatedRepo")))
+        return lm_fail(
+            err, LM_DENIED,
+            "%s is gated: accept its licence on its page at the hub, and set HF_TOKEN to a token of that "
+            "account",
+            url);
+    if (a->status == 401 || a->status == 403)
+        return lm_fail(err, LM_DENIED, "%s: %s (%d): set HF_TOKEN to a token that may read it", url,
+                       o->token ? "the token was refused" : "it does not exist, or is not for everybody",
+                       a->status);
+    if (a->status == 429)
+        return lm_fail(err, LM_BUSY, "%s: too many requests (429): try again later; what came is kept", url);
+    return lm_fail(err, LM_IO, "%s answers %d: try again later; what came is kept", url, a->status);
+}

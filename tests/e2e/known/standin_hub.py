@@ -1,0 +1,181 @@
+"""A hub, a CDN and an Ollama registry on loopback, which can be wrong in one thing at a time.
+
+    with Hub() as hub:
+        hub.repo("org/name", directory)
+        hub.faults["model.safetensors"] = [drop(after=1000), status(503, retry_after=1)]   # one for each request
+"""
+import gzip
+import hashlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = 4096  # bytes from which a file is kept by LFS
+
+
+def drop(after):
+    return {"drop": after}
+
+
+def status(code, retry_after=None, error=None):
+    return {"status": code, "retry_after": retry_after, "error": error}
+
+
+def slow(piece, wait):
+    return {"slow": (piece, wait)}
+
+
+def git_sha1(data):
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class Hub:
+    def __init__(self, token=None, redirect=False, compressed=False, ranges=True):
+        self.token, self.redirect, self.compressed, self.ranges = token, redirect, compressed, ranges
+        self.repos, self.manifests, self.blobs = {}, {}, {}
+        self.faults, self.requests, self.sent, self.lies = {}, [], {}, {}
+        self.lock = threading.Lock()
+        self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(cdn)) for cdn in (False, True)]
+        for s in self.servers:
+            s.daemon_threads = True
+            threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
+        self.url, self.cdn = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
+        self.host = f"127.0.0.1:{self.servers[0].server_address[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for s in self.servers:
+            s.shutdown()
+            s.server_close()
+
+    def env(self, **more):
+        return {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", **more}
+
+    # ---- what there is
+
+    def repo(self, name, directory):
+        self.repos[name] = {str(p.relative_to(directory)): p.read_bytes() for p in Path(directory).rglob("*") if p.is_file()}
+
+    def model(self, name, layers):
+        """layers: [(media type, bytes)]"""
+        found = []
+        for kind, data in layers:
+            digest = "sha256:" + hashlib.sha256(data).hexdigest()
+            self.blobs[digest] = data
+            found.append({"mediaType": kind, "digest": digest, "size": len(data)})
+        config = b"{}"
+        digest = "sha256:" + hashlib.sha256(config).hexdigest()
+        self.blobs[digest] = config
+        self.manifests[name] = json.dumps({
+            "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest, "size": len(config)},
+            "layers": found}).encode()
+
+    def listing(self, repo):
+        files = []
+        for name, data in self.repos[repo].items():
+            entry = {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
+            if len(data) >= LARGE:
+                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            entry.update(self.lies.get(name, {}))
+            files.append(entry)
+        return json.dumps({"id": repo, "sha": COMMIT, "siblings": files + self.lies.get("extra", [])}).encode()
+
+    # ---- requests
+
+    def of(self, file, cdn=None):
+        return [r for r in self.requests if r["path"].endswith(file) and (cdn is None or r["cdn"] == cdn)]
+
+    def _handler(hub, cdn):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def simple(self, code, body=b"", **headers):
+                self.send_response(code)
+                for k, v in headers.items():
+                    self.send_header(k.replace("_", "-"), v)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def file(self, name, data):
+                with hub.lock:
+                    todo = hub.faults.get(name, [])
+                    fault = todo.pop(0) if todo else {}
+                if fault.get("status"):
+                    more = {"Retry-After": str(fault["retry_after"])} if fault["retry_after"] is not None else {}
+                    if fault["error"]:
+                        more["X-Error-Code"] = fault["error"]
+                    return self.simple(fault["status"], b"no", **more)
+                start, given = 0, self.headers.get("Range")
+                if given and hub.ranges:
+                    start = int(given.removeprefix("bytes=").split("-")[0])
+                    if start >= len(data):
+                        return self.simple(416)
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                else:
+                    self.send_response(200)
+                self.send_header("Content-Length", str(len(data) - start))
+                self.end_headers()
+                rest = data[start:]
+                if "drop" in fault:
+                    rest = rest[:fault["drop"]]
+                piece, wait = fault.get("slow", (1 << 16, 0))
+                for i in range(0, len(rest), piece):
+                    part = rest[i:i + piece]
+                    try:
+                        self.wfile.write(part)
+                    except OSError:
+                        self.close_connection = True
+                        return
+                    with hub.lock:
+                        hub.sent[name] = hub.sent.get(name, 0) + len(part)
+                    time.sleep(wait)
+                if "drop" in fault:
+                    self.close_connection = True
+                    self.wfile.flush()
+                    self.connection.close()
+
+            def do_GET(self):
+                url = urlsplit(self.path)
+                path = unquote(url.path)
+                hub.requests.append({"path": path, "cdn": cdn, "range": self.headers.get("Range"),
+                                     "token": self.headers.get("Authorization")})
+                parts = path.strip("/").split("/")
+                if parts[0] == "v2":
+                    if parts[-2] == "manifests":
+                        body = hub.manifests.get("/".join(parts[1:-2]) + ":" + parts[-1])
+                        return self.simple(200, body) if body else self.simple(404, b"{}")
+                    return self.file(parts[-1], hub.blobs[parts[-1]])
+                if hub.token and not cdn and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                    return self.simple(401, b"{}")
+                if parts[:2] == ["api", "models"]:
+                    repo, revision = "/".join(parts[2:4]), parts[5]
+                    todo = hub.faults.get("listing", [])
+                    fault = todo.pop(0) if todo else None
+                    if fault:
+                        return self.simple(fault["status"], b"{}", **({"Retry-After": str(fault["retry_after"])} if fault["retry_after"] is not None else {}),
+                                           **({"X-Error-Code": fault["error"]} if fault["error"] else {}))
+                    if repo not in hub.repos or revision not in ("main", COMMIT, "v1"):
+                        return self.simple(404, b"{}", X_Error_Code="RepoNotFound")
+                    body = hub.listing(repo)
+                    if hub.compressed and "gzip" in self.headers.get("Accept-Encoding", ""):
+                        return self.simple(200, gzip.compress(body), Content_Encoding="gzip")
+                    return self.simple(200, body)
+                if hub.redirect and not cdn:
+                    return self.simple(302, b"Found. " * 500, Location=hub.cdn + self.path)
+                assert parts[2:4] == ["resolve", COMMIT], path
+                name = "/".join(parts[4:])
+                return self.file(name, hub.repos["/".join(parts[:2])][name])
+
+        return Handler

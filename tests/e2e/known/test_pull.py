@@ -1,0 +1,318 @@
+"""Pulling from a stand-in hub and registry on loopback: what arrives, what is told, and what may go wrong on the way."""
+import json
+import os
+import resource
+import subprocess
+import threading
+import time
+
+import pytest
+
+from .bridge import Bridge, program
+from .standin_hub import Hub, drop, slow, status
+
+NAME = "org/tiny-hello"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "store"
+
+
+def pull(server, name=NAME, **more):
+    code, _, text = server.request("POST", "/api/pull", {"model": name, **more})
+    assert code == 200, text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def said(server, name=NAME):
+    body = {"model": name, "messages": [{"role": "user", "content": "x"}], "stream": False, "options": {"num_predict": 20}}
+    return server.json("POST", "/api/chat", body)["message"]["content"]
+
+
+def served(store, hub, **env):
+    return Bridge(store=store, env=hub.env(**env))
+
+
+def total_sent(hub):
+    return sum(hub.sent.values())
+
+
+def test_a_pulled_model_answers(tiny_models, store):
+    with Hub(redirect=True, compressed=True) as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        lines = pull(server)
+        assert lines[0] == {"status": "pulling manifest"}
+        assert [l["status"] for l in lines[-3:]] == ["verifying sha256 digest", "writing manifest", "success"]
+        layers = [l for l in lines if "digest" in l]
+        for l in layers:
+            assert l["status"] == "pulling " + l["digest"].removeprefix("sha256:")[:12] and l["total"] > 0
+        done = {l["digest"]: l.get("completed", 0) == l["total"] for l in layers}
+        assert done and all(done.values())
+        assert said(server).startswith("Hello world!")
+        assert [m["name"] for m in server.json("GET", "/api/tags")["models"]] == [NAME + ":latest"]
+
+        before = total_sent(hub)
+        lines = pull(server)  # all of it is there
+        assert lines[-1] == {"status": "success"} and total_sent(hub) == before
+        assert server.json("POST", "/api/pull", {"name": NAME, "stream": False}) == {"status": "success"}
+
+
+def test_aliases_try_their_repositories_in_order(tiny_models, store, tmp_path):
+    config = tmp_path / "config" / "mlx-ollama"
+    config.mkdir(parents=True)
+    (config / "aliases.ini").write_text("[aliases]\nhello:1b = org/not-there, org/tiny-hello\n[default-tags]\nhello = 1b\n")
+    with Hub() as hub, served(store, hub, XDG_CONFIG_HOME=str(tmp_path / "config")) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        assert pull(server, "hello")[-1] == {"status": "success"}
+        assert said(server, "hello").startswith("Hello")
+
+
+def test_a_name_may_pin_a_revision(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        assert pull(server, f"hf.co/{NAME}:v1")[-1] == {"status": "success"}
+        assert said(server, f"hf.co/{NAME}:v1").startswith("Hello")
+        assert pull(server, f"hf.co/{NAME}:v2")[-1] == {"error": "pull model manifest: file does not exist"}
+
+
+def test_unknown_models_fail_as_with_ollama(store):
+    with Hub() as hub, served(store, hub) as server:
+        text = "pull model manifest: file does not exist"
+        assert pull(server, "org/none") == [{"status": "pulling manifest"}, {"error": text}]
+        assert server.json("POST", "/api/pull", {"model": "org/none", "stream": False}, 500) == {"error": text}
+
+
+def test_drops_and_busy_servers_are_outlasted(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.faults["listing"] = [status(503), status(429, retry_after=1)]
+        size = len(hub.repos[NAME]["model.safetensors"])
+        hub.faults["model.safetensors"] = [drop(size // 3), status(503), status(429, retry_after=1), drop(1000), drop(0)]
+        started = time.monotonic()
+        assert pull(server)[-1] == {"status": "success"}
+        assert time.monotonic() - started >= 2  # it waited as it was told
+        assert hub.sent["model.safetensors"] == size  # nothing twice
+        assert said(server).startswith("Hello")
+
+
+def test_a_server_without_ranges_begins_again(tiny_models, store):
+    with Hub(ranges=False) as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.faults["model.safetensors"] = [drop(1000)]
+        assert pull(server)[-1] == {"status": "success"}
+        assert said(server).startswith("Hello")
+
+
+def test_a_long_wait_is_an_error(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.faults["listing"] = [status(429, retry_after=3600)]
+        assert "too many requests" in pull(server)[-1]["error"]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_wrong_content_is_refused_and_fetched_anew(tiny_models, store, file):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        right = hub.repos[NAME][file]
+        digest = hub.listing(NAME)
+        hub.listing = lambda repo: digest
+        hub.repos[NAME][file] = right[:-1] + bytes([right[-1] ^ 1])
+        assert "digest mismatch" in pull(server)[-1]["error"]
+        assert server.json("GET", "/api/tags")["models"] == []
+        hub.repos[NAME][file] = right
+        assert pull(server)[-1] == {"status": "success"}
+        assert said(server).startswith("Hello")
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_a_wrong_size_is_refused(tiny_models, store, more):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        listing = hub.listing(NAME)
+        hub.listing = lambda repo: listing
+        data = hub.repos[NAME]["model.safetensors"]
+        hub.repos[NAME]["model.safetensors"] = data + b"x" if more > 0 else data[:-1]
+        assert "announced" in pull(server)[-1]["error"]
+
+
+def test_hostile_names_are_left_out_and_lies_refused(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.lies["extra"] = [{"rfilename": n, "size": 1, "blobId": "0" * 40} for n in
+                             ("../config.json", "/etc/config.json", "a/../../tokenizer.json", "tokenizer\n.json",
+                              ".tokenizer.json", "tokenizer\u0000.json", "c:\\tokenizer.json", "pytorch_model.bin")]
+        assert pull(server)[-1] == {"status": "success"}
+        assert not any(".." in r["path"] for r in hub.requests)
+        hub.lies["extra"] = [{"rfilename": "tokenizer_more.json", "size": -1, "blobId": "0" * 40}]
+        assert "no size" in pull(server)[-1]["error"]
+        hub.lies["extra"] = [{"rfilename": "tokenizer_more.json", "size": 1 << 60, "blobId": "0" * 40}]
+        assert "no size" in pull(server)[-1]["error"]
+        hub.lies["extra"] = [{"rfilename": "x.safetensors", "lfs": {"sha256": "0" * 64, "size": 1 << 43}}]
+        assert "GB are needed" in pull(server)[-1]["error"]
+        hub.lies["extra"] = ["x" * (40 << 20)]
+        assert "larger than expected" in pull(server)[-1]["error"]
+
+
+def test_the_token_goes_to_the_hub_alone(tiny_models, store):
+    with Hub(token="secret", redirect=True) as hub:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        with served(store, hub) as server:
+            assert "HF_TOKEN" in pull(server)[-1]["error"]
+        with served(store, hub, HF_TOKEN="secret") as server:
+            assert pull(server)[-1] == {"status": "success"}
+        assert [r for r in hub.requests if r["cdn"]] and not any(r["token"] for r in hub.requests if r["cdn"])
+        hub.faults["listing"] = [status(403, error="GatedRepo")]
+        with served(store, hub, HF_TOKEN="secret") as server:
+            assert "accept its licence" in pull(server)[-1]["error"]
+
+
+def test_offline_means_offline(store):
+    with Hub() as hub, served(store, hub, HF_HUB_OFFLINE="1") as server:
+        assert "HF_HUB_OFFLINE" in pull(server)[-1]["error"]
+        assert not hub.requests
+
+
+def test_two_clients_get_one_download(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.faults["model.safetensors"] = [slow(65536, 0.02)]
+        ends = []
+        threads = [threading.Thread(target=lambda: ends.append(pull(server)[-1])) for _ in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert ends == [{"status": "success"}] * 3
+        assert len(hub.of("model.safetensors")) == 1
+
+
+def begin_and_wait(server, hub, size):
+    """A pull in another thread, once a third of the weights is there."""
+    def quiet():
+        try:
+            pull(server)
+        except (OSError, AssertionError, ValueError, Exception):
+            pass
+    thread = threading.Thread(target=quiet)
+    thread.start()
+    while hub.sent.get("model.safetensors", 0) < size // 3:
+        time.sleep(0.01)
+    return thread
+
+
+def test_a_killed_server_goes_on_where_it_was(tiny_models, store):
+    with Hub() as hub:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        size = len(hub.repos[NAME]["model.safetensors"])
+        hub.faults["model.safetensors"] = [slow(size // 30, 0.05)]
+        server = served(store, hub)
+        thread = begin_and_wait(server, hub, size)
+        server.process.kill()
+        server.process.wait()
+        thread.join()
+        server.home.cleanup()
+        with served(store, hub) as server:
+            assert server.json("GET", "/api/tags")["models"] == []
+            assert pull(server)[-1] == {"status": "success"}
+            assert said(server).startswith("Hello")
+        again = hub.of("model.safetensors")[-1]["range"]
+        assert again and int(again.removeprefix("bytes=").rstrip("-")) >= size // 5
+
+
+def test_a_client_who_leaves_ends_the_pull(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        size = len(hub.repos[NAME]["model.safetensors"])
+        hub.faults["model.safetensors"] = [slow(size // 60, 0.05)]
+        client = subprocess.Popen(["curl", "-sN", server.url + "/api/pull", "-d", json.dumps({"model": NAME})],
+                                  stdout=subprocess.DEVNULL)
+        while hub.sent.get("model.safetensors", 0) < size // 10:
+            time.sleep(0.01)
+        client.kill()
+        client.wait()
+        assert pull(server)[-1] == {"status": "success"}  # waits for the first one, which ends, and goes on
+        assert len(hub.of("model.safetensors")) == 2 and hub.of("model.safetensors")[-1]["range"]
+        assert said(server).startswith("Hello")
+
+
+def command(store, hub, *arguments, **options):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_", "OLLAMA_"))}
+    env.update(hub.env(), HOME=str(store.parent))
+    return subprocess.run([program(), "pull", *arguments, "--models", str(store)], env=env, capture_output=True, text=True, **options)
+
+
+def test_a_full_disk_is_an_error_and_the_next_pull_goes_on(tiny_models, store):
+    with Hub() as hub:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        size = len(hub.repos[NAME]["model.safetensors"])
+        limit = size // 2
+        done = command(store, hub, NAME, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+        assert done.returncode == 1 and "free some space" in done.stderr, done.stderr
+        done = command(store, hub, NAME)
+        assert done.returncode == 0 and done.stderr.endswith("success\n"), done.stderr
+        assert hub.of("model.safetensors")[-1]["range"]
+
+
+def test_the_command_line_pulls(tiny_models, store):
+    with Hub() as hub:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        done = command(store, hub, NAME)
+        assert done.returncode == 0 and "100 %" in done.stderr, done.stderr
+        done = command(store, hub, "org/none")
+        assert done.returncode == 1 and "file does not exist" in done.stderr
+        assert command(store, hub).returncode == 2
+
+
+def test_the_python_client_pulls(tiny_models, store):
+    ollama = pytest.importorskip("ollama")
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        client = ollama.Client(host=server.url)
+        steps = list(client.pull(NAME, stream=True))
+        assert steps[0].status == "pulling manifest" and steps[-1].status == "success"
+        assert client.pull(NAME).status == "success"
+        with pytest.raises(ollama.ResponseError, match="file does not exist"):
+            client.pull("org/none")
+
+
+# ---- a registry
+
+def test_a_model_of_a_registry_is_imported(store):
+    gguf = os.environ.get("LM_E2E_GGUF")
+    if not gguf:
+        pytest.skip("LM_E2E_GGUF names no file")
+    kind = "application/vnd.ollama.image."
+    with open(gguf, "rb") as f:
+        weights = f.read()
+    with Hub() as hub, served(store, hub) as server:
+        hub.model("me/small:one", [(kind + "model", weights), (kind + "system", b"You are a parrot."),
+                                   (kind + "params", b'{"temperature":0,"stop":["<|im_end|>"]}'),
+                                   (kind + "license", b"Do as you like.")])
+        name = f"http://{hub.host}/me/small:one"
+        hub.faults[next(d for d, b in hub.blobs.items() if b == weights)] = [drop(len(weights) // 2)]
+        assert pull(server, name)[-1] == {"status": "success"}
+        shown = server.json("POST", "/api/show", {"model": f"{hub.host}/me/small:one"})
+        assert shown["system"] == "You are a parrot." and shown["license"] == "Do as you like."
+        assert "temperature" in shown["parameters"]
+        assert said(server, f"{hub.host}/me/small:one")
+        before = total_sent(hub)
+        assert pull(server, name)[-1] == {"status": "success"}
+        assert total_sent(hub) == before
+        assert pull(server, f"http://{hub.host}/me/none:one")[-1] == {"error": "pull model manifest: file does not exist"}
+
+
+def test_registries_that_lie_are_refused(store):
+    kind = "application/vnd.ollama.image."
+    with Hub() as hub, served(store, hub) as server:
+        name = f"http://{hub.host}/me/x:latest"
+        hub.model("me/x:latest", [(kind + "tensor", b"x")])
+        assert "cannot be imported" in pull(server, name)[-1]["error"]
+        hub.manifests["me/x:latest"] = b"x" * (5 << 20)
+        assert "larger than expected" in pull(server, name)[-1]["error"]
+        hub.manifests["me/x:latest"] = b'{"layers":[{"mediaType":"a","digest":"sha256:../../x","size":1}]}'
+        assert "not a manifest" in pull(server, name)[-1]["error"]
+        hub.model("me/x:latest", [(kind + "model", b"GGUF" + b"x" * 100)])
+        assert "error" in pull(server, name)[-1]
+        assert server.json("GET", "/api/tags")["models"] == []
