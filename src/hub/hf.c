@@ -105,7 +105,7 @@ static char *file_url(const char *base, const lm_name *repo, const char *commit,
     lm_buf_printf(&b, "%s/%s/%s/resolve/%s/", base, repo->ns, repo->model, commit);
     for (; *file; file++) {
         bool plain = (*file >= 'a' && *file <= 'z') || (*file >= 'A' && *file <= 'Z') ||
-                     (*file >= '0' && *file <= '9') || strchr("-_.~", *file);
+                     (*file >= '0' && *file <= '9') || strchr("-_.~/", *file);
         if (plain)
             lm_buf_char(&b, *file);
         else

@@ -27,10 +27,8 @@ static bool is_hex(const char *s, size_t n) {
     return strlen(s) == n && strspn(s, "0123456789abcdef") == n;
 }
 
-/* A path within the repository that is a file's name here: no folders, nothing hidden, nothing that a
- * terminal or a shell would take for something else. */
-static bool plain_name(const char *s) {
-    size_t n = strlen(s);
+/* One part of a path: nothing hidden, nothing that a terminal or a shell would take for something else. */
+static bool plain_name(const char *s, size_t n) {
     if (n == 0 || n > 200 || s[0] == '.' || s[0] == '-') return false;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)s[i];
@@ -53,7 +51,7 @@ static bool is_gguf(const char *name) {
 }
 
 /* Pictures, scripts, other frameworks' weights and what hides are nobody's. */
-static bool is_wanted(const char *name) {
+static bool is_wanted_here(const char *name) {
     static const char *const names[] = {"config.json",
                                         "generation_config.json",
                                         "special_tokens_map.json",
@@ -72,6 +70,15 @@ static bool is_wanted(const char *name) {
            starts(name, "license") || is_gguf(name);
 }
 
+/* A folder of sentence-transformers, "1_Pooling/config.json", is the only one that says something. */
+static bool is_wanted(const char *path) {
+    const char *slash = strchr(path, '/');
+    if (strlen(path) > 200) return false;
+    if (!slash) return plain_name(path, strlen(path)) && is_wanted_here(path);
+    return path[0] >= '0' && path[0] <= '9' && plain_name(path, (size_t)(slash - path)) &&
+           !strcmp(slash + 1, "config.json");
+}
+
 static lm_status read_size(const json_t *v, uint64_t *out, const char *name, lm_err *err) {
     if (!json_is_integer(v) || json_integer_value(v) < 0 ||
         (uint64_t)json_integer_value(v) > LM_HUB_MAX_BYTES)
@@ -83,7 +90,7 @@ static lm_status read_size(const json_t *v, uint64_t *out, const char *name, lm_
 /* {"rfilename":"model.safetensors","size":1,"blobId":"..","lfs":{"sha256":"..","size":1}} */
 static lm_status read_file(const json_t *v, lm_remote *out, bool *wanted, lm_err *err) {
     const char *name = text_of(v, "rfilename");
-    *wanted = plain_name(name) && is_wanted(name);
+    *wanted = is_wanted(name);
     if (!*wanted) return LM_OK;
     *out = (lm_remote){.fd = -1};
     strcpy(out->name, name);

@@ -86,8 +86,8 @@ for (const model of ["mjs", "mjs2", "mjs3"]) assert.equal((await ollama.delete({
 assert.ok(!(await ollama.list()).models.some((m) => m.name.startsWith("mjs")));
 await assert.rejects(ollama.copy({ source: "nothere", destination: "x" }), refused(404, 'model "nothere" not found'));
 await assert.rejects(ollama.create({ model: "x" }), refused(400, "neither 'from' or 'files' was specified"));
-await assert.rejects(ollama.pull({ model: "nothere" }), refused(500, "nothere"));
-await assert.rejects(async () => { for await (const _ of await ollama.pull({ model: "nothere", stream: true })); }, /nothere/);
+await assert.rejects(ollama.pull({ model: "nothere" }), refused(500, "HF_HUB_OFFLINE"));
+await assert.rejects(async () => { for await (const _ of await ollama.pull({ model: "nothere", stream: true })); }, /HF_HUB_OFFLINE/);
 
 assert.ok((await ollama.ps()).models.length > 0);
 await ollama.generate({ model: "tiny-hello", prompt: "", keep_alive: 0 });

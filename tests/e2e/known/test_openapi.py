@@ -89,6 +89,8 @@ def is_ollamas_500(path, response):
     if response.status_code != 500:
         return False
     text = json.loads(response.content)["error"]
+    if "is not on this disk: pull it first" in text or text.startswith("HF_HUB_OFFLINE"):
+        return True
     return text.startswith(('option "', "this build cannot ")) or (path == "/api/embeddings" and text == "the input length exceeds the context length")
 
 

@@ -68,6 +68,15 @@ def test_aliases_try_their_repositories_in_order(tiny_models, store, tmp_path):
         assert said(server, "hello").startswith("Hello")
 
 
+def test_an_embedder_brings_its_folder_of_pooling(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo("org/embed", tiny_models / "tiny-embed")
+        assert "1_Pooling/config.json" in hub.repos["org/embed"]
+        assert pull(server, "org/embed")[-1] == {"status": "success"}
+        assert hub.of("1_Pooling/config.json")
+        assert server.json("POST", "/api/embed", {"model": "org/embed", "input": "x"})["embeddings"][0]
+
+
 def test_a_name_may_pin_a_revision(tiny_models, store):
     with Hub() as hub, served(store, hub) as server:
         hub.repo(NAME, tiny_models / "tiny-hello")
