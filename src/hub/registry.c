@@ -28,9 +28,11 @@ static lm_layer_kind kind_of(const lm_remote *f) {
     return LM_LAYER_FILE;
 }
 
-/* This machine, where nobody listens in. */
+/* This machine, where nobody listens in: localhost or 127.x.x.x, with a port or without. */
 static bool is_here(const char *host) {
-    return !strncmp(host, "127.", 4) || !strncmp(host, "localhost", 9);
+    size_t n = strcspn(host, ":");
+    if (n == 9 && !strncasecmp(host, "localhost", n)) return true;
+    return !strncmp(host, "127.", 4) && strspn(host, "0123456789.") == n;
 }
 
 static lm_status check_layers(lm_listing *l, lm_remote **gguf, lm_err *err) {

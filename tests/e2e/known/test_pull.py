@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from .bridge import Bridge, program
 from .standin_hub import Hub, drop, slow, status
+from .test_javascript import MODULES
 
 NAME = "org/tiny-hello"
 
@@ -284,6 +286,29 @@ def test_the_python_client_pulls(tiny_models, store):
         assert client.pull(NAME).status == "success"
         with pytest.raises(ollama.ResponseError, match="file does not exist"):
             client.pull("org/none")
+
+
+SCRIPT = """
+import assert from "node:assert/strict";
+import { Ollama } from "ollama";
+const ollama = new Ollama({ host: process.argv[1] });
+const steps = [];
+for await (const step of await ollama.pull({ model: process.argv[2], stream: true })) steps.push(step.status);
+assert.equal(steps[0], "pulling manifest");
+assert.equal(steps.at(-1), "success");
+assert.equal((await ollama.pull({ model: process.argv[2] })).status, "success");
+await assert.rejects(ollama.pull({ model: "org/none" }), /file does not exist/);
+"""
+
+
+def test_the_javascript_client_pulls(tiny_models, store, tmp_path):
+    if not shutil.which("node") or not (MODULES / "ollama").exists():
+        pytest.skip("node, or `npm ci` in tests/e2e, is missing")
+    (tmp_path / "node_modules").symlink_to(MODULES.resolve())
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        done = subprocess.run(["node", "--input-type=module", "-e", SCRIPT, server.url, NAME], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 # ---- a registry
