@@ -33,15 +33,21 @@ def git_sha1(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Clients that are killed are part of the tests."""
+
+
 class Hub:
     def __init__(self, token=None, redirect=False, compressed=False, ranges=True):
         self.token, self.redirect, self.compressed, self.ranges = token, redirect, compressed, ranges
         self.repos, self.manifests, self.blobs = {}, {}, {}
         self.faults, self.requests, self.sent, self.lies = {}, [], {}, {}
         self.lock = threading.Lock()
-        self.servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(cdn)) for cdn in (False, True)]
+        self.servers = [Server(("127.0.0.1", 0), self._handler(cdn)) for cdn in (False, True)]
         for s in self.servers:
-            s.daemon_threads = True
             threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
         self.url, self.cdn = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
         self.host = f"127.0.0.1:{self.servers[0].server_address[1]}"

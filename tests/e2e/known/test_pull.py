@@ -266,6 +266,30 @@ def test_a_full_disk_is_an_error_and_the_next_pull_goes_on(tiny_models, store):
         assert hub.of("model.safetensors")[-1]["range"]
 
 
+def test_kills_at_any_moment_leave_a_whole_store(tiny_models, store):
+    with Hub(redirect=True) as hub:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        size = len(hub.repos[NAME]["model.safetensors"])
+        whole = 0
+        for i in range(12):
+            hub.faults["model.safetensors"] = [slow(size // 40, 0.005)]
+            env = {**os.environ, **hub.env(), "HOME": str(store.parent)}
+            victim = subprocess.Popen([program(), "pull", NAME, "--models", str(store)], env=env, stderr=subprocess.DEVNULL)
+            time.sleep(0.02 + 0.015 * i)
+            victim.kill()
+            victim.wait()
+            listed = subprocess.run([program(), "list", "--models", str(store)], env=env, capture_output=True, text=True)
+            assert listed.returncode == 0, listed.stderr
+            if len(listed.stdout.splitlines()) > 1:
+                whole += 1
+                shutil.rmtree(store)
+        assert command(store, hub, NAME).returncode == 0
+        with served(store, hub) as server:
+            assert said(server).startswith("Hello")
+        # what was on its way in a socket when the process died comes twice, nothing else
+        assert hub.sent["model.safetensors"] < (whole + 3) * size
+
+
 def test_the_command_line_pulls(tiny_models, store):
     with Hub() as hub:
         hub.repo(NAME, tiny_models / "tiny-hello")
