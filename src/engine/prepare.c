@@ -218,12 +218,45 @@ static lm_status open_mask(const lm_runner *r, lm_sequence *s, lm_err *err) {
     return s->mask ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for a mask of %u tokens", r->info.n_vocab);
 }
 
+/* The token that closes a thinking block; -1: none. */
+static int32_t closing_token(const lm_runner *r) {
+    int32_t end = think_token(r->text, think_ends);
+    return (uint32_t)end < r->info.n_vocab ? end : -1;
+}
+
 /* The thinking can be bounded where one token closes it. */
 static lm_status open_budget(const lm_runner *r, const lm_request *q, lm_sequence *s, lm_err *err) {
-    int32_t end = think_token(r->text, think_ends);
-    if (end < 0 || (uint32_t)end >= r->info.n_vocab) return LM_OK;
+    s->think_end = closing_token(r);
+    if (s->think_end < 0) return LM_OK;
     s->think_budget = q->think_budget;
-    s->think_end = end;
+    return open_mask(r, s, err);
+}
+
+static void warn(const lm_runner *r, const char *what, const char *key, lm_str value) {
+    lm_buf fields;
+    lm_buf_init(&fields, 1 << 13);
+    lm_log_field(&fields, "model", lm_str_of(r->name));
+    lm_log_field(&fields, key, value);
+    lm_log(LM_LOG_WARN, what, "%s", fields.ptr ? fields.ptr : "");
+    lm_buf_release(&fields);
+}
+
+/* Calls are kept to the tools' schemas once the model has begun one. Tools without a grammar are no reason to fail. */
+static lm_status open_calls(lm_runner *r, lm_sequence *s, const char *tools, lm_err *err) {
+    lm_err why = {0};
+    lm_buf loose;
+    lm_buf_init(&loose, 1 << 12);
+    lm_status st = LM_OK;
+    if (!r->grammar) st = lm_grammar_factory_open(&r->grammar, r->text, r->info.n_vocab, &why);
+    if (st == LM_OK) st = lm_matcher_open_calls(&s->matcher, r->grammar, r->text, lm_str_of(tools), &loose, &why);
+    /* Some forms of calls have no grammar, which is no news. */
+    if (st != LM_OK && st != LM_UNSUPPORTED)
+        warn(r, "tool calls are not kept to their schemas", "why", lm_str_of(why.text));
+    if (loose.len)
+        warn(r, "schemas that cannot be enforced: the arguments of these tools are any object", "tools", lm_buf_view(&loose));
+    lm_buf_release(&loose);
+    if (st != LM_OK) return LM_OK;
+    s->constraint = LM_CONSTRAINT_CALLS;
     return open_mask(r, s, err);
 }
 
@@ -236,8 +269,10 @@ static lm_status open_constraint(lm_runner *r, const lm_request *q, lm_sequence 
     st = open_mask(r, s, err);
     if (st != LM_OK) return st;
     s->constraint = LM_CONSTRAINT_ACTIVE;
+    s->ending = lm_matcher_ending(s->matcher, s->max_new);
     if (!thinking) return LM_OK;
     s->think_id = think_token(r->text, think_tags);
+    s->think_end = closing_token(r);
     if (open) {
         s->constraint = LM_CONSTRAINT_THINKING;
         s->was_thinking = true;
@@ -265,6 +300,7 @@ static lm_status open_way_back(lm_runner *r, const lm_request *q, lm_sequence *s
     char *written = NULL;
     if (tools) st = dump(q->tools, &written, err);
     if (st == LM_OK && parse) st = lm_parser_open(&s->parser, t, thinking, open, lm_str_of(written), err);
+    if (st == LM_OK && tools && !q->constrained) st = open_calls(r, s, written, err);
     free(written);
     if (st == LM_OK && q->constrained) st = open_constraint(r, q, s, thinking, open, err);
     if (st == LM_OK && thinking && q->think_budget) st = open_budget(r, q, s, err);
@@ -290,6 +326,8 @@ static lm_status make_sequence(lm_runner *r, lm_job *j, const lm_tokens *ids, ui
     if (!s) return lm_fail(err, LM_NO_MEMORY, "no memory for a request");
     s->job = j;
     s->text = r->text;
+    s->think_end = -1;
+    s->ending = LM_NO_ENDING;
     s->limit = limit;
     s->n_prompt = s->n_tokens = ids->n;
     s->n_keep = tokens_to_keep(r, q, ids, limit);

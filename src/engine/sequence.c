@@ -29,9 +29,26 @@ void lm_sequence_free(lm_sequence *q) {
 /* ---- choosing
  * ---------------------------------------------------------------------------------------------- */
 
-/* The thinking has had its budget. */
+/* Tokens that may come after the next one. */
+static uint32_t left_after_next(const lm_sequence *q) {
+    uint32_t left = q->max_new > q->n_new ? q->max_new - q->n_new - 1 : 0;
+    if (!q->shift && q->limit - q->n_tokens < left) left = q->limit - q->n_tokens;
+    return left;
+}
+
+/* So few tokens are left that the end of the document has to be kept in sight: each token is then taken only if an ending
+ * fits behind it. The ending is that of now, and what a token opens may need more to be closed: hence twice, and some. */
+#define SIGHT 128
+static bool end_is_near(const lm_sequence *q) {
+    return q->ending != LM_NO_ENDING && left_after_next(q) <= 2 * (uint64_t)q->ending + SIGHT;
+}
+
+/* The thinking has had its budget, or has left just enough for the document that is to follow. */
 static bool must_close(const lm_sequence *q) {
-    return q->think_budget && q->n_new >= q->think_budget && lm_parser_in_thinking(q->parser);
+    bool spent = q->think_budget && q->n_new >= q->think_budget;
+    bool late = q->constraint == LM_CONSTRAINT_THINKING && q->think_end >= 0 && q->ending != LM_NO_ENDING &&
+                left_after_next(q) <= (uint64_t)q->ending + q->ending / 4 + 8;
+    return (spent || late) && lm_parser_in_thinking(q->parser);
 }
 
 /* What the grammar, or the end of the thinking's budget, allows now; NULL where none rules. */
@@ -43,7 +60,9 @@ static lm_status mask_of(lm_sequence *q, const uint32_t **mask, lm_err *err) {
         *mask = q->mask;
         return LM_OK;
     }
-    if (q->constraint != LM_CONSTRAINT_ACTIVE && q->constraint != LM_CONSTRAINT_OFFERED) return LM_OK;
+    if (q->constraint != LM_CONSTRAINT_ACTIVE && q->constraint != LM_CONSTRAINT_OFFERED &&
+        q->constraint != LM_CONSTRAINT_CALL)
+        return LM_OK;
     lm_status st = lm_matcher_mask(q->matcher, q->mask, q->n_mask, err);
     if (st != LM_OK) return st;
     if (q->constraint == LM_CONSTRAINT_OFFERED) q->mask[q->think_id / 32] |= 1u << (q->think_id % 32);
@@ -72,19 +91,59 @@ lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) {
 }
 
 bool lm_sequence_may_run_ahead(const lm_sequence *q) {
-    return q->n_new + 1 < q->max_new && q->n_tokens < q->limit;
+    bool ruled = q->constraint == LM_CONSTRAINT_ACTIVE || q->constraint == LM_CONSTRAINT_OFFERED ||
+                 q->constraint == LM_CONSTRAINT_CALL;
+    return q->n_new + 1 < q->max_new && q->n_tokens < q->limit && !(ruled && end_is_near(q));
 }
 
 bool lm_sequence_needs_last_token(const lm_sequence *q) {
     return q->constraint != LM_CONSTRAINT_NONE || (q->think_budget && q->n_new + 1 >= q->think_budget);
 }
 
-/* Tells the grammar about a token that is not a stop token. */
-static lm_status follow_constraint(lm_sequence *q, int32_t id, lm_err *err) {
-    if (q->constraint == LM_CONSTRAINT_OFFERED) {
+/* Tells the grammar about a token that is not a stop token. *refused: it has chosen to end instead. */
+static lm_status follow_constraint(lm_sequence *q, int32_t id, bool *refused, lm_err *err) {
+    bool taken = true;
+    lm_status st = LM_OK;
+    if (q->constraint == LM_CONSTRAINT_OFFERED)
         q->constraint = id == q->think_id ? LM_CONSTRAINT_THINKING : LM_CONSTRAINT_ACTIVE;
+    if (q->constraint != LM_CONSTRAINT_ACTIVE && q->constraint != LM_CONSTRAINT_CALL) return LM_OK;
+    bool look = !q->closing && (end_is_near(q) || q->n_new % 32 == 0);
+    /* What has been computed behind it already cannot be taken back. */
+    if (look && q->n_kv <= q->n_tokens) {
+        st = lm_matcher_take_within(q->matcher, id, left_after_next(q), &taken, &q->ending, err);
+        q->closing = !taken;
+    } else {
+        st = lm_matcher_take(q->matcher, id, err);
+        if (st == LM_OK && look) q->ending = lm_matcher_ending(q->matcher, left_after_next(q));
     }
-    return q->constraint == LM_CONSTRAINT_ACTIVE ? lm_matcher_take(q->matcher, id, err) : LM_OK;
+    *refused = !taken;
+    if (st == LM_OK && q->constraint == LM_CONSTRAINT_CALL && lm_matcher_done(q->matcher)) {
+        q->constraint = LM_CONSTRAINT_CALLS;
+        q->closing = false;
+    }
+    return st;
+}
+
+/* The grammar takes over where the parser has seen the beginning of a call, with all that has been written since. */
+static lm_status watch_calls(lm_sequence *q, lm_err *err) {
+    lm_str opening, body;
+    if (q->constraint != LM_CONSTRAINT_CALLS) return LM_OK;
+    bool begun = lm_parser_in_call(q->parser, &opening, &body), fits = false;
+    if (!begun || q->call_seen) {
+        q->call_seen = begun;
+        return LM_OK;
+    }
+    q->call_seen = true;
+    lm_buf_str(&q->out, opening);
+    lm_buf_str(&q->out, body);
+    lm_stream_pending(q->stream, &q->out);
+    lm_status st = lm_buf_status(&q->out, "the beginning of a tool call", err);
+    if (st == LM_OK) st = lm_matcher_begin(q->matcher, lm_buf_view(&q->out), &fits, err);
+    lm_buf_clear(&q->out);
+    if (st != LM_OK || !fits || lm_matcher_done(q->matcher)) return st;
+    q->constraint = LM_CONSTRAINT_CALL;
+    q->ending = lm_matcher_ending(q->matcher, left_after_next(q) + 1);
+    return LM_OK;
 }
 
 /* The grammar begins where the thinking has ended. Until the parser has seen its beginning the tag may still
@@ -228,16 +287,18 @@ uint32_t lm_sequence_shift(lm_sequence *q, lm_model *m) {
 
 lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_verdict *v, lm_err *err) {
     int32_t id = p->id;
-    *v = (lm_verdict){.ended = false};
-    q->n_new++;
+    bool stop = lm_text_is_stop(q->text, id);
+    *v = (lm_verdict){.ended = stop, .reason = LM_DONE_STOP};
     if (!q->first_ns) q->first_ns = lm_now_ns();
-    if (lm_text_is_stop(q->text, id)) {
-        *v = (lm_verdict){.ended = true, .reason = LM_DONE_STOP};
+    lm_status st = stop ? LM_OK : follow_constraint(q, id, &v->refused, err);
+    if (st == LM_OK && v->refused) {
+        lm_model_seq_trim(m, q->kv, q->n_tokens - 1);
+        q->n_kv = q->n_tokens - 1;
         return LM_OK;
     }
-    lm_status st = follow_constraint(q, id, err);
-    if (st == LM_OK && q->context) st = note_context(q, id, err);
-    if (st != LM_OK) return st;
+    q->n_new++;
+    if (st == LM_OK && !stop && q->context) st = note_context(q, id, err);
+    if (st != LM_OK || stop) return st;
 
     if (q->logprobs) {
         lm_str bytes = lm_tokenizer_bytes(q->text->tokenizer, id);
@@ -252,12 +313,15 @@ lm_status lm_sequence_take(lm_sequence *q, const lm_picked *p, lm_model *m, lm_v
     if (q->logprobs && q->out.len) free_logprobs(q, q->out.len, false);
     send_out(q);
     watch_thinking(q, id);
+    st = watch_calls(q, err);
+    if (st != LM_OK) return st;
     if (stopped) {
         *v = (lm_verdict){.ended = true, .reason = LM_DONE_STOP};
         return LM_OK;
     }
     if (q->n_new >= q->max_new || (q->n_tokens == q->limit && !q->shift)) {
-        *v = (lm_verdict){.ended = true, .reason = LM_DONE_LENGTH};
+        bool whole = q->constraint == LM_CONSTRAINT_ACTIVE && lm_matcher_accepts(q->matcher);
+        *v = (lm_verdict){.ended = true, .reason = whole ? LM_DONE_STOP : LM_DONE_LENGTH};
         return LM_OK;
     }
     if (q->n_tokens == q->limit) lm_sequence_shift(q, m);

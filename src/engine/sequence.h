@@ -12,12 +12,15 @@
 
 #include "engine/internal.h"
 
-/* When the grammar rules: with a thinking model only after the thinking. */
+/* When the grammar rules: with a thinking model only after the thinking; with tools from where a call begins to its end,
+ * as often as there is one. */
 typedef enum lm_constraint {
     LM_CONSTRAINT_NONE,
     LM_CONSTRAINT_OFFERED,  /* next token: the grammar's, or the one that opens a thinking block */
     LM_CONSTRAINT_THINKING, /* free until the thinking ends */
     LM_CONSTRAINT_ACTIVE,
+    LM_CONSTRAINT_CALLS, /* free until a call begins */
+    LM_CONSTRAINT_CALL,  /* within one */
 } lm_constraint;
 
 typedef struct lm_embedding lm_embedding;
@@ -43,8 +46,12 @@ struct lm_sequence {
     uint32_t n_mask;
     int32_t think_id; /* the token that opens a thinking block */
     bool was_thinking;
+    bool call_seen;  /* the parser is in a call that the matcher has been asked about */
+    uint32_t ending; /* tokens after which what the grammar rules can be complete, as last seen; LM_NO_ENDING: no way
+                        was found */
+    bool closing;    /* the matcher leads to the end, because few tokens are left */
     uint32_t think_budget;     /* tokens after which a thinking block is closed; 0: no bound, or it is over */
-    int32_t think_end;         /* the token that closes it */
+    int32_t think_end;         /* the token that closes it, -1: none */
 
     lm_stream *stream;
     lm_parser *parser; /* NULL: all text is content */
@@ -69,6 +76,7 @@ struct lm_sequence {
 
 typedef struct lm_verdict {
     bool ended;
+    bool refused; /* the token was not taken: another will be chosen in its place, from the same context */
     lm_done_reason reason;
 } lm_verdict;
 
@@ -80,8 +88,8 @@ lm_status lm_sequence_pick(lm_sequence *q, lm_scratch *w, const float *logits, l
                            lm_err *err) LM_CHECKED;
 /* The same as an order for the backend, valid until the next token is taken. */
 lm_status lm_sequence_order(lm_sequence *q, lm_pick *out, lm_err *err) LM_CHECKED;
-/* The token may be the last one, or not be followed without a context shift: nothing can be computed ahead.
- */
+/* False: the token may be the last one, may be refused, or not be followed without a context shift; nothing can be
+ * computed ahead. */
 bool lm_sequence_may_run_ahead(const lm_sequence *q);
 /* What the token after the next may be depends on the next one. */
 bool lm_sequence_needs_last_token(const lm_sequence *q);

@@ -29,15 +29,27 @@ void lm_grammar_factory_close(lm_grammar_factory *f) {
     free(f);
 }
 
-lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str schema, lm_err *err) {
-    char text[480] = "";
-    lmr_matcher *rust = NULL;
-    int code = lmr_matcher_open(&rust, f->rust, schema.ptr, schema.len, (lmr_err_text){text, sizeof text});
+static lm_status wrap(lm_matcher **out, int code, lmr_matcher *rust, const char *text, lm_err *err) {
     if (code != LMR_OK) return lm_rust_status(code, text, err);
     lm_matcher *m = lm_alloc(sizeof *m);
     m->rust = rust;
     *out = m;
     return LM_OK;
+}
+
+lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str schema, lm_err *err) {
+    char text[480] = "";
+    lmr_matcher *rust = NULL;
+    int code = lmr_matcher_open(&rust, f->rust, schema.ptr, schema.len, (lmr_err_text){text, sizeof text});
+    return wrap(out, code, rust, text, err);
+}
+
+lm_status lm_matcher_open_lark(lm_matcher **out, const lm_grammar_factory *f, lm_str grammar, lm_err *err) {
+    char text[480] = "";
+    lmr_matcher *rust = NULL;
+    int code =
+        lmr_matcher_open_lark(&rust, f->rust, grammar.ptr, grammar.len, (lmr_err_text){text, sizeof text});
+    return wrap(out, code, rust, text, err);
 }
 
 void lm_matcher_close(lm_matcher *m) {
@@ -55,6 +67,29 @@ lm_status lm_matcher_mask(lm_matcher *m, uint32_t *mask, uint32_t n_words, lm_er
 lm_status lm_matcher_take(lm_matcher *m, int32_t id, lm_err *err) {
     char text[400] = "";
     return lm_rust_status(lmr_matcher_take(m->rust, id, (lmr_err_text){text, sizeof text}), text, err);
+}
+
+lm_status lm_matcher_take_within(lm_matcher *m, int32_t id, uint32_t left, bool *taken, uint32_t *ending,
+                                 lm_err *err) {
+    char text[400] = "";
+    int code = lmr_matcher_take_within(m->rust, id, left, taken, ending, (lmr_err_text){text, sizeof text});
+    return lm_rust_status(code, text, err);
+}
+
+uint32_t lm_matcher_ending(lm_matcher *m, uint32_t most) {
+    return lmr_matcher_ending(m->rust, most);
+}
+
+lm_status lm_matcher_begin(lm_matcher *m, lm_str text, bool *fits, lm_err *err) {
+    char words[400] = "";
+    int code = lmr_matcher_reset(m->rust, (lmr_err_text){words, sizeof words});
+    if (code == LMR_OK)
+        code = lmr_matcher_feed(m->rust, text.ptr, text.len, fits, (lmr_err_text){words, sizeof words});
+    return lm_rust_status(code, words, err);
+}
+
+bool lm_matcher_accepts(lm_matcher *m) {
+    return lmr_matcher_accepts(m->rust);
 }
 
 bool lm_matcher_done(const lm_matcher *m) {

@@ -370,7 +370,7 @@ bool lm_parser_in_call(const lm_parser *p, lm_str *opening, lm_str *body) {
     } else if (p->mode == MODE_MESSAGE && p->part == LM_PART_TOOL_CALL) {
         *opening = lm_str_of(p->recipient);
     } else {
-        return p->mode == MODE_JSON;
+        return p->mode == MODE_JSON && p->bare && parser_json_begun(*body);
     }
     return true;
 }

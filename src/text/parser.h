@@ -65,6 +65,7 @@ struct lm_parser {
     bool after_json; /* MODE_SETTLE behind a call in JSON: ``` and the closing tag may follow, or another */
     bool tail;       /* ... behind one that may leave something over */
     bool semicolon;  /* ... and a semicolon, which Llama puts between calls */
+    bool bare;       /* the model's own form of calls is JSON without tags */
     json_t *tools;   /* NULL: calls are not looked for */
     parser_tag think;
     const parser_form *forms[PARSER_MAX_FORMS];
@@ -101,6 +102,7 @@ void parser_choose_forms(lm_parser *p, const lm_text *t);
 int64_t parser_call_length(const lm_parser *p, lm_str text, bool last);
 /* The same for JSON without tags. */
 int64_t parser_json_call(lm_str text);
+bool parser_json_begun(lm_str text); /* ... and the first key is there */
 /* Gives the calls that body holds, of form (NULL: JSON). False, with nothing given, when it holds something
  * else or calls tools that there are not. */
 bool parser_give_calls(lm_parser *p, const parser_form *form, lm_str body);
@@ -109,12 +111,18 @@ bool parser_give_call(lm_parser *p, lm_str name, lm_str arguments);
 /* The function of this name, an object with name and parameters; NULL: there is none. Prefixes that models
  * put before names are looked through. */
 const json_t *parser_tool(const lm_parser *p, lm_str name);
+json_t *parser_json(lm_str text); /* a JSON text; numbers of any size. NULL: it is none */
 /* Adds a call to list and takes arguments over. False: there is no such tool. */
 bool parser_add_call(const lm_parser *p, json_t *list, lm_str name, json_t *arguments);
 
 /* ---- parser_xml.c, parser_python.c: add the calls of body to list. False: it is something else. */
 bool parser_read_xml(const lm_parser *p, lm_str body, json_t *list);
 bool parser_read_pairs(const lm_parser *p, lm_str body, json_t *list);
+#define PARSER_TEXT 1u /* in parser_types */
+/* What a schema allows, one bit a type, all when it does not say; and what its "#/$defs/x" stands for within
+ * root, NULL: nothing. */
+uint32_t parser_types(const json_t *root, const json_t *schema);
+const json_t *parser_referred(const json_t *root, const char *ref);
 bool parser_read_python(const lm_parser *p, lm_str body, json_t *list);
 
 /* parser_harmony.c: one step; false when more text is needed. */

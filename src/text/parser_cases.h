@@ -10,7 +10,8 @@
 #include "base/json.h"
 #include "text/text.h"
 
-/* A model whose vocabulary has these markers (NULL-terminated) and whose template is this. */
+/* A model whose vocabulary is the 256 bytes and these markers (NULL-terminated), and whose template is this.
+ */
 static lm_text *open_model(const char *template, const char *const *markers) {
     lm_err err = {0};
     lm_buf json;
@@ -22,9 +23,13 @@ static lm_text *open_model(const char *template, const char *const *markers) {
             &json,
             "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
             "\"normalized\":false,\"special\":true}",
-            i ? "," : "", i + 1, markers[i]);
+            i ? "," : "", i + 256, markers[i]);
     }
-    lm_buf_text(&json, "],\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{\"a\":0}}}");
+    lm_buf_text(
+        &json, "],\"decoder\":{\"type\":\"ByteFallback\"},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
+               "\"merges\":[],\"vocab\":{");
+    for (unsigned i = 0; i < 256; i++) lm_buf_printf(&json, "%s\"<0x%02X>\":%u", i ? "," : "", i, i);
+    lm_buf_text(&json, "}}}");
     put_file(test_dir(), "tokenizer.json", lm_buf_view(&json));
     put_file(test_dir(), "chat_template.jinja", lm_str_of(template));
     expect_ok(lm_text_open(&t, test_dir(), &err), err);
@@ -59,9 +64,11 @@ static void note(void *ctx, lm_part part, lm_str name, lm_str text) {
 
 /* The tools of every test; a call of any other is none. */
 #define TOOLS                                                                                                \
-    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\","              \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"additionalProperties\":false,"   \
+    "\"type\":\"object\","                                                                                   \
     "\"properties\":{"                                                                                       \
-    "\"s\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"x\":{\"type\":\"number\"},\"yes\":{"         \
+    "\"s\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"x\":{\"type\":\"number\",\"maximum\":99,"    \
+    "\"minimum\":-99},\"yes\":{"                                                                             \
     "\"type\":\"boolean\"},"                                                                                 \
     "\"list\":{\"type\":\"array\"},\"may\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"null\"}]},"         \
     "\"unit\":{\"$ref\":\"#/$defs/unit\"}},\"$defs\":{\"unit\":{\"enum\":[\"c\",\"f\"]}}}}},"                \

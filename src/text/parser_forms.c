@@ -77,11 +77,13 @@ static bool has_form(const lm_text *t, const parser_form *f) {
 
 void parser_choose_forms(lm_parser *p, const lm_text *t) {
     bool calls = false;
+    p->bare = t->parser && !strcmp(t->parser, "json");
     for (size_t i = 0; i < N_FORMS && p->n_forms < PARSER_MAX_FORMS; i++) {
         bool drops = forms[i].body & BODY_DROPS;
         if ((!drops && !p->tools) || !has_form(t, &forms[i])) continue;
         p->forms[p->n_forms++] = &forms[i];
         calls = calls || !drops;
+        if (!strcmp(forms[i].open, "<|python_tag|>")) p->bare = true;
     }
     /* what most models have learnt */
     if (p->tools && !calls && !t->parser && p->n_forms < PARSER_MAX_FORMS) p->forms[p->n_forms++] = &forms[0];

@@ -16,93 +16,119 @@ typedef struct family {
     const char *name;
     const char *turn;       /* how the template writes calls */
     const char *markers[8]; /* special tokens */
+    const char *begin;      /* how a call begins; NULL: its form has no grammar */
 } family;
 
 static const family families[] = {
     {"qwen",
      EACH("\n<tool_call>\n{\"name\": \"{{ c.name }}\", \"arguments\": {{ c.arguments | tojson "
           "}}}\n</tool_call>"),
-     {"<tool_call>", "</tool_call>"}},
+     {"<tool_call>", "</tool_call>"},
+     "<tool_call>"},
     {"qwen3-coder",
      EACH("\n<tool_call>\n<function={{ c.name }}>\n{% for k, v in c.arguments | items %}<parameter={{ k }}>\n"
           "{{ v if v is string else v | tojson }}\n</parameter>\n{% endfor %}</function>\n</tool_call>"),
-     {"<tool_call>", "</tool_call>"}},
+     {"<tool_call>", "</tool_call>"},
+     "<tool_call>\n<fun"},
     {"llama",
      "{%- for c in calls[:1] %}{\"name\": \"{{ c.function.name }}\", \"parameters\": {{ c.function.arguments "
      "| tojson "
      "}}}{%- endfor %}",
-     {"<|python_tag|>"}},
+     {"<|python_tag|>"},
+     "{\"name\""},
     {"mistral, list",
      "[TOOL_CALLS] [" EACH(
          "{\"name\": \"{{ c.name }}\", \"arguments\": {{ c.arguments | tojson }}, \"id\": \"abcdefghi\"}"
          "{{ '' if loop.last else ', ' }}") "]",
-     {"[TOOL_CALLS]", "[ARGS]"}},
+     {"[TOOL_CALLS]", "[ARGS]"},
+     "[TOOL_CALLS]"},
     {"mistral, named",
      EACH("[TOOL_CALLS]{{ c.name }}[ARGS]{{ c.arguments | tojson }}"),
-     {"[TOOL_CALLS]", "[ARGS]"}},
+     {"[TOOL_CALLS]", "[ARGS]"},
+     "[TOOL_CALLS]f["},
     {"mistral, named with ids",
      EACH("[TOOL_CALLS]{{ c.name }}[CALL_ID]abcdefghi[ARGS]{{ c.arguments | tojson }}"),
-     {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"}},
+     {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"},
+     "[TOOL_CALLS]f[CALL_ID]abc"},
     {"deepseek v3",
      DS_CALLS "{%- for c in calls %}{{ '\\n' if not loop.first }}" DS_CALL "function" DS_SEP
               "{{ c.function.name }}\n```json\n{{ c.function.arguments | tojson }}\n```" DS_CALL_END
               "{%- endfor %}" DS_CALLS_END,
-     {DS_CALLS, DS_CALLS_END, DS_CALL, DS_CALL_END, DS_SEP}},
+     {DS_CALLS, DS_CALLS_END, DS_CALL, DS_CALL_END, DS_SEP},
+     DS_CALLS DS_CALL "function" DS_SEP},
     {"deepseek v3.1",
      DS_CALLS EACH(DS_CALL "{{ c.name }}" DS_SEP "{{ c.arguments | tojson }}" DS_CALL_END) DS_CALLS_END,
-     {DS_CALLS, DS_CALLS_END, DS_CALL, DS_CALL_END, DS_SEP}},
-    {"phi-4-mini", EACH("<|tool_call|>{{ c | tojson }}<|/tool_call|>"), {"<|tool_call|>", "<|/tool_call|>"}},
+     {DS_CALLS, DS_CALLS_END, DS_CALL, DS_CALL_END, DS_SEP},
+     DS_CALLS DS_CALL},
+    {"phi-4-mini",
+     EACH("<|tool_call|>{{ c | tojson }}<|/tool_call|>"),
+     {"<|tool_call|>", "<|/tool_call|>"},
+     "<|tool_call|>{"},
     {"phi-4-mini, list",
      "<|tool_call|>{{ calls | tojson }}<|/tool_call|>",
-     {"<|tool_call|>", "<|/tool_call|>"}},
+     {"<|tool_call|>", "<|/tool_call|>"},
+     "<|tool_call|>["},
     {"phi-4-mini, functools",
      "functools[" EACH("{{ c | tojson }}{{ '' if loop.last else ', ' }}") "]",
-     {"<|tool_call|>", "<|/tool_call|>"}},
+     {"<|tool_call|>", "<|/tool_call|>"},
+     "functools["},
     {"gemma, python",
      "```tool_code\n" EACH("print({{ c.name }}({% for k, v in c.arguments | items %}{{ k }}={{ v | tojson }}"
                            "{{ '' if loop.last else ', ' }}{% endfor %}))\n") "```",
-     {"<end_of_turn>"}},
+     {"<end_of_turn>"},
+     NULL},
     {"gemma, json",
      EACH("```json\n{\"name\": \"{{ c.name }}\", \"parameters\": {{ c.arguments | tojson }}}\n```\n"),
-     {"<end_of_turn>"}},
+     {"<end_of_turn>"},
+     "```json"},
     {"command r7b",
      "<|START_ACTION|>[\n" EACH(
          "    {\"tool_call_id\": \"{{ loop.index0 }}\", \"tool_name\": \"{{ c.name }}\", "
          "\"parameters\": {{ c.arguments | tojson }}}{{ '' if loop.last else ',' }}\n") "]"
                                                                                         "<|END_ACTION|>",
      {"<|START_ACTION|>", "<|END_ACTION|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>",
-      "<|END_THINKING|>"}},
+      "<|END_THINKING|>"},
+     "<|START_ACTION|>"},
     {"command r",
      "\nAction:\n```json\n[\n" EACH(
          "    {\n        \"tool_name\": \"{{ c.name }}\",\n        \"parameters\": "
          "{{ c.arguments | tojson(indent=4) }}\n    }{{ '' if loop.last else ',' }}\n") "]```",
-     {"<|END_OF_TURN_TOKEN|>"}},
+     {"<|END_OF_TURN_TOKEN|>"},
+     "Action:"},
     {"granite 3",
      "<|tool_call|>[" EACH("{\"name\": \"{{ c.name }}\", \"arguments\": {{ c.arguments | tojson }}}"
                            "{{ '' if loop.last else ', ' }}") "]",
-     {"<|tool_call|>"}},
-    {"granite 3.1", "<tool_call>{{ calls | map(attribute='function') | list | tojson }}", {NULL}},
+     {"<|tool_call|>"},
+     "<|tool_call|>"},
+    {"granite 3.1",
+     "<tool_call>{{ calls | map(attribute='function') | list | tojson }}",
+     {NULL},
+     "<tool_call>"},
     {"kimi",
      "<|tool_calls_section_begin|>" EACH("<|tool_call_begin|>functions.{{ c.name }}:{{ loop.index0 }}"
                                          "<|tool_call_argument_begin|>{{ c.arguments | tojson "
                                          "}}<|tool_call_end|>") "<|tool_calls_section_end|>",
      {"<|tool_calls_section_begin|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>",
-      "<|tool_call_end|>", "<|tool_calls_section_end|>"}},
+      "<|tool_call_end|>", "<|tool_calls_section_end|>"},
+     "<|tool_calls_section_begin|><|tool_call_begin|>"},
     {"glm",
      EACH("\n<tool_call>{{ c.name }}\n{% for k, v in c.arguments | items %}<arg_key>{{ k "
           "}}</arg_key>\n<arg_value>"
           "{{ v if v is string else v | tojson }}</arg_value>\n{% endfor %}</tool_call>"),
-     {"<tool_call>", "</tool_call>"}},
+     {"<tool_call>", "</tool_call>"},
+     "<tool_call>"},
     {"lfm2",
      "<|tool_call_start|>[" EACH(
          "{{ c.name }}({% for k, v in c.arguments | items %}{{ k }}={{ v | tojson }}"
          "{{ '' if loop.last else ', ' }}{% endfor %}){{ '' if loop.last else ', ' }}") "]<|tool_call_end|>",
-     {"<|tool_call_start|>", "<|tool_call_end|>"}},
+     {"<|tool_call_start|>", "<|tool_call_end|>"},
+     NULL},
     {"gpt-oss",
      "{%- for c in calls[:1] %}<|channel|>commentary to=functions.{{ c.function.name }} "
      "<|constrain|>json<|message|>"
      "{{ c.function.arguments | tojson }}<|call|>{%- endfor %}",
-     {"<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|constrain|>"}},
+     {"<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|constrain|>"},
+     "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -150,6 +176,109 @@ static void what_a_template_writes_is_found_again(void **state) {
     }
 }
 
+/* ---- calls that a grammar writes --------------------------------------------------------------------------
+ */
+
+/* As TOOLS says: the type of each argument of f, and no other. */
+static void expect_arguments(const char *text) {
+    json_t *v = NULL, *one;
+    const char *key;
+    lm_err err = {0};
+    expect_ok(lm_json_parse(lm_str_of(text), &v, &err), err);
+    json_object_foreach(v, key, one) {
+        bool ok = (!strcmp(key, "s") && json_is_string(one)) || (!strcmp(key, "n") && json_is_integer(one)) ||
+                  (!strcmp(key, "x") && json_is_number(one)) ||
+                  (!strcmp(key, "yes") && json_is_boolean(one)) ||
+                  (!strcmp(key, "list") && json_is_array(one)) ||
+                  (!strcmp(key, "may") && (json_is_string(one) || json_is_null(one))) ||
+                  (!strcmp(key, "unit") &&
+                   (!strcmp(json_string_value(one), "c") || !strcmp(json_string_value(one), "f")));
+        if (!ok) fail_msg("%s is no argument of f in: %s", key, text);
+    }
+    json_decref(v);
+}
+
+typedef struct called {
+    uint32_t n_calls, n_content;
+} called;
+
+static void note_call(void *ctx, lm_part part, lm_str name, lm_str text) {
+    called *c = ctx;
+    if (part != LM_PART_TOOL_CALL) {
+        c->n_content++;
+        return;
+    }
+    char *arguments = lm_str_dup(text);
+    c->n_calls++;
+    assert_true(lm_str_eq(name, LM_STR("f")) || lm_str_eq(name, LM_STR("g")));
+    if (lm_str_eq(name, LM_STR("f"))) expect_arguments(arguments);
+    free(arguments);
+}
+
+/* Begins as the family does and goes on at random, as the grammar allows, for at most 150 tokens. */
+static void write_at_random(const lm_text *t, lm_matcher *m, const family *f, uint32_t seed) {
+    lm_err err = {0};
+    lm_parser *p = NULL;
+    lm_str opening, body;
+    lm_buf text, answer;
+    called c = {0};
+    uint32_t mask[16] = {0}, left = 150, ending;
+    bool fits, taken;
+    lm_buf_init(&text, 1 << 16);
+    lm_buf_init(&answer, 1 << 16);
+    expect_ok(lm_parser_open(&p, t, false, false, LM_STR(TOOLS), &err), err);
+    lm_buf_text(&answer, f->begin);
+    lm_parser_push(p, lm_str_of(f->begin), note_call, &c);
+    assert_true(lm_parser_in_call(p, &opening, &body));
+    lm_buf_str(&text, opening);
+    lm_buf_str(&text, body);
+    expect_ok(lm_matcher_begin(m, lm_buf_view(&text), &fits, &err), err);
+    if (!fits) fail_msg("%s: '%s' does not begin a call", f->name, text.ptr);
+    while (!lm_matcher_done(m)) {
+        int32_t ids[300], n = 0;
+        expect_ok(lm_matcher_mask(m, mask, 9, &err), err);
+        for (int32_t id = 0; id < 288; id++)
+            if (mask[id / 32] >> (id % 32) & 1) ids[n++] = id;
+        assert_true(n > 0);
+        seed = seed * 1664525 + 1013904223;
+        int32_t id = ids[(seed >> 8) % (uint32_t)n];
+        assert_true(left > 0);
+        expect_ok(lm_matcher_take_within(m, id, left - 1, &taken, &ending, &err), err);
+        if (!taken) continue;
+        if (ending == LM_NO_ENDING) fail_msg("%s: no end with %u tokens of: %s", f->name, left, answer.ptr);
+        left--;
+        lm_str bytes = lm_tokenizer_bytes(t->tokenizer, id);
+        lm_buf_str(&answer, bytes);
+        lm_parser_push(p, bytes, note_call, &c);
+    }
+    lm_parser_finish(p, note_call, &c);
+    if (c.n_calls < 1 || c.n_content) fail_msg("%s: %u calls in: %s", f->name, c.n_calls, answer.ptr);
+    lm_parser_close(p);
+    lm_buf_release(&text);
+    lm_buf_release(&answer);
+}
+
+static void a_call_that_has_begun_becomes_one(void **state) {
+    (void)state;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        lm_err err = {0};
+        lm_grammar_factory *f = NULL;
+        lm_matcher *m = NULL;
+        lm_buf loose;
+        if (!families[i].begin) continue;
+        lm_text *t = open_family(families[i].name);
+        lm_buf_init(&loose, 100);
+        expect_ok(lm_grammar_factory_open(&f, t, lm_tokenizer_size(t->tokenizer), &err), err);
+        expect_ok(lm_matcher_open_calls(&m, f, t, LM_STR(TOOLS), &loose, &err), err);
+        assert_int_equal(loose.len, 0);
+        for (uint32_t seed = 0; seed < 20; seed++) write_at_random(t, m, &families[i], seed);
+        lm_matcher_close(m);
+        lm_grammar_factory_close(f);
+        lm_buf_release(&loose);
+        lm_text_close(t);
+    }
+}
+
 typedef struct answer {
     const char *family, *text, *want;
 } answer;
@@ -193,6 +322,11 @@ static void what_models_write_is_understood(void **state) {
          "F(f {\"n\":1})F(g {})"},
         {"llama", "<|python_tag|>{\"name\": \"f\", \"parameters\": {\"n\": 1}}", "F(f {\"n\":1})"},
         {"llama", "{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {}}}", "F(f {})"},
+        {"qwen",
+         "<tool_call>{\"name\": \"f\", \"arguments\": {\"n\": 123456789012345678901234567890, \"x\": "
+         "-1e4000, \"list\": "
+         "[2e5, 7, 1.5e-999, \"1e999\\\"\", true]}}</tool_call>",
+         "F(f {\"n\":1.2345678901234568e+29,\"x\":-1,\"list\":[2e+05,7,1.5e-300,\"1e999\\\"\",true]})"},
         {"llama", "{\"type\": \"function\", \"name\": \"f\", \"parameters\": {\"s\": \"x\"}}",
          "F(f {\"s\":\"x\"})"},
         {"llama", "[{\"name\": \"f\", \"parameters\": {}}, {\"name\": \"g\", \"parameters\": {}}]",
@@ -368,6 +502,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_template_writes_is_found_again),
         cmocka_unit_test(what_models_write_is_understood),
+        cmocka_unit_test(a_call_that_has_begun_becomes_one),
         cmocka_unit_test(what_only_looks_like_a_call_is_text),
         cmocka_unit_test(tags_around_an_answer_come_off),
         cmocka_unit_test(every_way_to_think_is_known),

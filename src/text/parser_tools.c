@@ -79,7 +79,9 @@ static int64_t length_of_named(lm_str text, const parser_form *f) {
 static int64_t length_by_tag(lm_str text, const parser_form *f, bool last) {
     const char *at = find(text, 0, f->close);
     if (at) return at - text.ptr;
-    return last ? (int64_t)text.len : 0;
+    if (!last) return 0;
+    /* What was cut off is no call, unless its own end is there. */
+    return f->body & BODY_PYTHON || find(text, 0, "</function>") ? (int64_t)text.len : -1;
 }
 
 int64_t parser_call_length(const lm_parser *p, lm_str text, bool last) {
@@ -103,21 +105,91 @@ int64_t parser_call_length(const lm_parser *p, lm_str text, bool last) {
     return n == 0 && last ? (int64_t)text.len : n;
 }
 
-/* Only what begins with one of these keys is waited for: other JSON is an answer and is shown at once. */
-int64_t parser_json_call(lm_str text) {
-    static const char *const keys[] = {"\"name\"", "\"type\"", "\"function\"", "\"tool_name\""};
+static const char *const first_keys[] = {"\"name\"", "\"type\"", "\"function\"", "\"tool_name\""};
+#define N_FIRST_KEYS (sizeof first_keys / sizeof *first_keys)
+
+/* Where the first key of an object, or of the first object of a list, stands; 0: there is none. */
+static size_t first_key(lm_str text) {
     size_t at = 1 + parser_blanks(text.ptr + 1, text.len - 1);
-    if (text.ptr[0] == '[' && at < text.len) {
-        if (text.ptr[at] != '{') return -1;
-        at++;
-        at += parser_blanks(text.ptr + at, text.len - at);
+    if (text.ptr[0] != '[' || at == text.len) return at;
+    if (text.ptr[at] != '{') return 0;
+    at++;
+    return at + parser_blanks(text.ptr + at, text.len - at);
+}
+
+/* Only what begins with one of the keys is waited for: other JSON is an answer and is shown at once. */
+int64_t parser_json_call(lm_str text) {
+    size_t at = first_key(text), n = text.len - at;
+    for (size_t i = 0; at && i < N_FIRST_KEYS; i++) {
+        size_t k = strlen(first_keys[i]);
+        if (!memcmp(text.ptr + at, first_keys[i], k < n ? k : n))
+            return (int64_t)json_length(text.ptr, text.len);
     }
-    bool possible = false;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        size_t k = strlen(keys[i]), n = text.len - at;
-        if (!memcmp(text.ptr + at, keys[i], k < n ? k : n)) possible = true;
+    return -1;
+}
+
+bool parser_json_begun(lm_str text) {
+    text = lm_str_trim(text);
+    size_t at = text.len ? first_key(text) : 0;
+    bool more = false;
+    for (size_t i = 0; at && i < N_FIRST_KEYS; i++)
+        if (parser_begins((lm_str){text.ptr + at, text.len - at}, first_keys[i], &more)) return true;
+    return false;
+}
+
+/* ---- values -----------------------------------------------------------------------------------------------
+ */
+
+#define MAX_DIGITS 300 /* of a number that a double holds */
+
+/* A number as one that a double holds: digits and exponent cut. */
+static void write_tame_number(lm_str number, lm_buf *out) {
+    size_t digits = 0;
+    while (digits < number.len && !strchr("eE", number.ptr[digits])) digits++;
+    lm_str exponent = {number.ptr + digits, number.len - digits};
+    size_t n = digits < MAX_DIGITS ? digits : MAX_DIGITS;
+    lm_buf_add(out, number.ptr, n);
+    if (n > 15 && !memchr(number.ptr, '.', n)) lm_buf_text(out, ".0");
+    size_t sign = exponent.len > 1 && strchr("+-", exponent.ptr[1]) ? 2 : 1;
+    if (n < digits || exponent.len > sign + 2) /* more than e99 */
+        lm_buf_text(out, exponent.len > 1 && exponent.ptr[1] == '-' ? "e-300" : "");
+    else
+        lm_buf_str(out, exponent);
+}
+
+/* Numbers that no machine word holds, made tame: a model that strings digits together should not lose its
+ * call. */
+static void write_tame(lm_str text, lm_buf *out) {
+    bool string = false;
+    for (size_t i = 0; i < text.len;) {
+        char c = text.ptr[i];
+        size_t n = 0;
+        while (!string && strchr("-0123456789", c) && i + n < text.len && text.ptr[i + n] &&
+               strchr("+-.eE0123456789", text.ptr[i + n]))
+            n++;
+        if (n) {
+            write_tame_number((lm_str){text.ptr + i, n}, out);
+            i += n;
+            continue;
+        }
+        if (string && c == '\\' && i + 1 < text.len)
+            lm_buf_char(out, text.ptr[i++]);
+        else if (c == '"')
+            string = !string;
+        lm_buf_char(out, text.ptr[i++]);
     }
-    return possible ? (int64_t)json_length(text.ptr, text.len) : -1;
+}
+
+json_t *parser_json(lm_str text) {
+    json_t *v = NULL;
+    lm_err ignored;
+    lm_buf tame;
+    if (lm_json_parse(text, &v, &ignored) == LM_OK) return v;
+    lm_buf_init(&tame, 2 * PARSER_MAX_CALL);
+    write_tame(text, &tame);
+    if (tame.failed || lm_json_parse(lm_buf_view(&tame), &v, &ignored) != LM_OK) v = NULL;
+    lm_buf_release(&tame);
+    return v;
 }
 
 /* ---- tools ------------------------------------------------------------------------------------------------
@@ -150,11 +222,8 @@ bool parser_add_call(const lm_parser *p, json_t *list, lm_str name, json_t *argu
 
 /* Adds the call NAME with its arguments as text. */
 static bool add_written(const lm_parser *p, json_t *list, lm_str name, lm_str arguments) {
-    json_t *parsed = NULL;
-    lm_err ignored;
     arguments = lm_str_trim(arguments);
-    if (!arguments.len) return parser_add_call(p, list, name, json_object());
-    if (lm_json_parse(arguments, &parsed, &ignored) != LM_OK) return false;
+    json_t *parsed = arguments.len ? parser_json(arguments) : json_object();
     if (json_is_object(parsed)) return parser_add_call(p, list, name, parsed);
     json_decref(parsed);
     return false;
@@ -198,9 +267,7 @@ static bool add_json_call(const lm_parser *p, json_t *list, const json_t *call) 
 
 /* All or none of a list: a list with something else in it is an answer. */
 static bool read_json(const lm_parser *p, lm_str body, json_t *list) {
-    json_t *v = NULL;
-    lm_err ignored;
-    if (lm_json_parse(body, &v, &ignored) != LM_OK) return false;
+    json_t *v = parser_json(body);
     bool ok = json_is_object(v) ? add_json_call(p, list, v) : json_array_size(v) > 0;
     for (size_t i = 0; ok && i < json_array_size(v); i++) ok = add_json_call(p, list, json_array_get(v, i));
     json_decref(v);

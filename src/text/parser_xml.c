@@ -44,7 +44,7 @@ static uint32_t type_of(const json_t *v) {
 }
 
 /* "#/$defs/x" within root. */
-static const json_t *referred(const json_t *root, const char *ref) {
+const json_t *parser_referred(const json_t *root, const char *ref) {
     if (!ref || ref[0] != '#') return NULL;
     for (ref++; root && *ref == '/';) {
         size_t n = strcspn(++ref, "/");
@@ -58,7 +58,7 @@ static const json_t *referred(const json_t *root, const char *ref) {
 static uint32_t types_of(const json_t *root, const json_t *schema, int depth) {
     static const char *const choices[] = {"anyOf", "oneOf"};
     const json_t *type = json_object_get(schema, "type"), *values = json_object_get(schema, "enum");
-    const json_t *target = referred(root, json_string_value(json_object_get(schema, "$ref")));
+    const json_t *target = parser_referred(root, json_string_value(json_object_get(schema, "$ref")));
     uint32_t found = type_named(json_string_value(type));
     if (!json_is_object(schema) || depth > 8) return T_ALL;
     for (size_t i = 0; i < json_array_size(type); i++)
@@ -75,6 +75,10 @@ static uint32_t types_of(const json_t *root, const json_t *schema, int depth) {
     return found ? found : T_ALL;
 }
 
+uint32_t parser_types(const json_t *root, const json_t *schema) {
+    return types_of(root, schema, 0);
+}
+
 /* ---- values -----------------------------------------------------------------------------------------------
  */
 
@@ -87,10 +91,9 @@ static json_t *python_word(lm_str text) {
 /* A value written without quotes: JSON of a type that the schema allows, or of any where text is not allowed;
  * else the text itself. */
 static json_t *value_of(uint32_t types, lm_str text) {
-    json_t *v = NULL;
-    lm_err ignored;
     lm_str inner = lm_str_trim(text);
-    if (lm_json_parse(inner, &v, &ignored) != LM_OK) v = types & T_STRING ? NULL : python_word(inner);
+    json_t *v = parser_json(inner);
+    if (!v) v = types & T_STRING ? NULL : python_word(inner);
     bool fits = v && (type_of(v) & types || !(types & T_STRING));
     if (fits && (!json_is_string(v) || !(types & T_STRING))) return v;
     json_decref(v);
@@ -100,7 +103,7 @@ static json_t *value_of(uint32_t types, lm_str text) {
 static void set_argument(const json_t *tool, json_t *arguments, lm_str key, lm_str value) {
     const json_t *root = json_object_get(tool, "parameters");
     const json_t *schema = json_object_getn(json_object_get(root, "properties"), key.ptr, key.len);
-    json_t *v = value_of(types_of(root, schema, 0), value);
+    json_t *v = value_of(parser_types(root, schema), value);
     if (v) json_object_setn_new(arguments, key.ptr, key.len, v);
 }
 
@@ -147,7 +150,8 @@ bool parser_read_xml(const lm_parser *p, lm_str body, json_t *list) {
     while (parser_cut(&body, "<function=", &skipped)) {
         if (!parser_cut(&body, ">", &name)) return false;
         if (!parser_cut(&body, "</function>", &function)) {
-            function = body;
+            if (!p->form || strcmp(p->form->close, "</function>") != 0) return false;
+            function = body; /* the tag that ended it */
             body = (lm_str){0};
         }
         name = lm_str_trim(name);

@@ -26,6 +26,9 @@ lm_status lm_go_template_run(const lm_go_template *t, const json_t *data, lm_buf
 /* "OPEN|CLOSE|NAME,NAME": the tags of thinking, and all names that it reads, in order. */
 void lm_go_template_describe(const lm_go_template *t, lm_buf *out);
 
+lm_status lm_matcher_open_lark(lm_matcher **out, const lm_grammar_factory *f, lm_str grammar,
+                               lm_err *err) LM_CHECKED; /* LM_INVALID */
+
 /* ---- the rules, asked of an open tokenizer or of the list in its file (files.c) */
 
 /* Whether the vocabulary has this token and it stands for itself. */

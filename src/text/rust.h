@@ -71,7 +71,16 @@ int lmr_matcher_open(lmr_matcher **out, const lmr_grammar *grammar, const char *
                      lmr_err_text err);
 void lmr_matcher_close(lmr_matcher *matcher); /* NULL allowed */
 int lmr_matcher_mask(lmr_matcher *matcher, uint32_t *mask, size_t n_words, lmr_err_text err);
+/* A grammar in llguidance's dialect of Lark. */
+int lmr_matcher_open_lark(lmr_matcher **out, const lmr_grammar *grammar, const char *text, size_t len,
+                          lmr_err_text err);
 int lmr_matcher_take(lmr_matcher *matcher, int32_t id, lmr_err_text err);
+int lmr_matcher_take_within(lmr_matcher *matcher, int32_t id, uint32_t left, bool *taken, uint32_t *ending,
+                            lmr_err_text err);
+uint32_t lmr_matcher_ending(lmr_matcher *matcher, uint32_t most);
+int lmr_matcher_reset(lmr_matcher *matcher, lmr_err_text err);
+int lmr_matcher_feed(lmr_matcher *matcher, const char *text, size_t len, bool *fits, lmr_err_text err);
 bool lmr_matcher_done(const lmr_matcher *matcher);
+bool lmr_matcher_accepts(lmr_matcher *matcher);
 
 #endif

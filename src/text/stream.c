@@ -242,6 +242,11 @@ void lm_stream_finish(lm_stream *s, lm_buf *out) {
     s->n_held = 0;
 }
 
+void lm_stream_pending(const lm_stream *s, lm_buf *out) {
+    lm_buf_add(out, s->held, s->n_held);
+    lm_buf_add(out, s->partial, s->n_partial);
+}
+
 lm_str lm_stream_stop(const lm_stream *s) {
     return s->met ? (lm_str){s->met->text, s->met->len} : (lm_str){0};
 }

@@ -156,6 +156,8 @@ void lm_stream_close(lm_stream *s);
 lm_status lm_stream_push(lm_stream *s, int32_t id, lm_buf *out, bool *stopped, lm_err *err) LM_CHECKED;
 /* End of generation: appends what was held back; an incomplete character becomes U+FFFD. */
 void lm_stream_finish(lm_stream *s, lm_buf *out);
+/* Appends what is held back: bytes of tokens whose text has not been given. */
+void lm_stream_pending(const lm_stream *s, lm_buf *out);
 /* The stop string that was completed; empty: none yet. Valid as long as the stream. */
 lm_str lm_stream_stop(const lm_stream *s);
 
@@ -198,5 +200,30 @@ void lm_matcher_close(lm_matcher *m);
 lm_status lm_matcher_mask(lm_matcher *m, uint32_t *mask, uint32_t n_words, lm_err *err) LM_CHECKED;
 lm_status lm_matcher_take(lm_matcher *m, int32_t id, lm_err *err) LM_CHECKED; /* the token that was chosen */
 bool lm_matcher_done(const lm_matcher *m); /* nothing but a stop token can follow */
+bool lm_matcher_accepts(lm_matcher *m);    /* the document is complete, though it might go on */
+
+/* Documents that end in time. An ending is a way from where the document stands to where it is complete; the one that
+ * is found is short, but not always the shortest. */
+
+#define LM_NO_ENDING UINT32_MAX
+/* Tokens that the document can be ended with, at most `most`; LM_NO_ENDING: no such way was found. Costs about as much
+ * as a mask. */
+uint32_t lm_matcher_ending(lm_matcher *m, uint32_t most);
+/* As lm_matcher_take, when the document can then be ended with `left` more tokens (*ending: how many it takes).
+ * Otherwise the token is not taken (*taken false), and all masks from now on leave nothing but a way to the end.
+ * Should there be none in time from here either, the token is taken all the same, with LM_NO_ENDING. */
+lm_status lm_matcher_take_within(lm_matcher *m, int32_t id, uint32_t left, bool *taken, uint32_t *ending,
+                                 lm_err *err) LM_CHECKED;
+
+/* ---- grammar of tool calls */
+
+/* A call of one of tools (a JSON array) in the forms in which this model writes them, from the opening tag to the end of
+ * the call, arguments of the tool's schema. loose gets the names of tools whose schemas cannot be enforced: their
+ * arguments are any object. LM_INVALID: no grammar for these tools. */
+lm_status lm_matcher_open_calls(lm_matcher **out, const lm_grammar_factory *f, const lm_text *t, lm_str tools, lm_buf *loose,
+                                lm_err *err) LM_CHECKED;
+/* Begins anew, behind a text that is there already: lm_parser_in_call's opening and body. *fits false: it is no call of
+ * this grammar, which must not be asked then. */
+lm_status lm_matcher_begin(lm_matcher *m, lm_str text, bool *fits, lm_err *err) LM_CHECKED;
 
 #endif

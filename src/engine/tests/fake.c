@@ -784,10 +784,23 @@ void lm_parser_finish(lm_parser *p, lm_parser_sink *sink, void *ctx) {
     part_out(p, p->held.len, sink, ctx);
 }
 
-/* The grammar: five digits. */
+bool lm_parser_in_call(const lm_parser *p, lm_str *opening, lm_str *body) {
+    *opening = LM_STR("<tool>");
+    *body = lm_buf_view(&p->held);
+    return p->in_tool;
+}
+
+void lm_stream_pending(const lm_stream *s, lm_buf *out) {
+    lm_buf_str(out, lm_buf_view(&s->held));
+}
+
+/* The grammar: five digits; in a call the closing tag, too. It may grow: three more digits for each 9. */
 struct lm_matcher {
-    uint32_t n;
+    uint32_t n, most;
+    bool call, grows, closing;
 };
+
+static const char end_of_call[] = "</tool>";
 
 lm_status lm_grammar_factory_open(lm_grammar_factory **out, const lm_text *t, uint32_t n_vocab, lm_err *err) {
     (void)t;
@@ -805,29 +818,82 @@ lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str 
     (void)f;
     if (lm_str_eq(schema, LM_STR("bad"))) return lm_fail(err, LM_INVALID, "not a schema");
     *out = lm_alloc(sizeof(lm_matcher));
+    (*out)->most = 5;
+    (*out)->grows = lm_str_eq(schema, LM_STR("grows"));
     return LM_OK;
+}
+
+lm_status lm_matcher_open_calls(lm_matcher **out, const lm_grammar_factory *f, const lm_text *t, lm_str tools,
+                                lm_buf *loose, lm_err *err) {
+    (void)t;
+    (void)loose;
+    if (memmem(tools.ptr, tools.len, "odd", 3)) return lm_fail(err, LM_INVALID, "no grammar for these tools");
+    lm_status st = lm_matcher_open(out, f, (lm_str){0}, err);
+    if (st == LM_OK) (*out)->call = true;
+    return st;
 }
 
 void lm_matcher_close(lm_matcher *m) {
     free(m);
 }
 
+static uint32_t length_of(const lm_matcher *m) {
+    return m->most + (m->call ? (uint32_t)sizeof(end_of_call) - 1 : 0);
+}
+
 lm_status lm_matcher_mask(lm_matcher *m, uint32_t *mask, uint32_t n_words, lm_err *err) {
     (void)err;
     memset(mask, 0, n_words * sizeof(*mask));
-    for (int32_t id = '0'; m->n < 5 && id <= '9'; id++) mask[id / 32] |= 1u << (id % 32);
-    if (m->n == 5) mask[FAKE_EOS / 32] |= 1u << (FAKE_EOS % 32);
+    for (int32_t id = '0'; m->n < m->most && id <= (m->closing ? '0' : '9'); id++) mask[id / 32] |= 1u << (id % 32);
+    int32_t next = m->n < length_of(m) ? end_of_call[m->n < m->most ? 0 : m->n - m->most] : FAKE_EOS;
+    if (m->n >= m->most) mask[next / 32] |= 1u << (next % 32);
     return LM_OK;
 }
 
 lm_status lm_matcher_take(lm_matcher *m, int32_t id, lm_err *err) {
-    if (id < '0' || id > '9' || m->n == 5) return lm_fail(err, LM_INTERNAL, "token %d is not allowed", id);
+    bool ok = m->n < m->most ? id >= '0' && id <= '9' : m->n < length_of(m) && id == end_of_call[m->n - m->most];
+    if (!ok) return lm_fail(err, LM_INTERNAL, "token %d is not allowed", id);
+    if (id == '9' && m->grows) m->most += 3;
     m->n++;
     return LM_OK;
 }
 
+lm_status lm_matcher_take_within(lm_matcher *m, int32_t id, uint32_t left, bool *taken, uint32_t *ending,
+                                 lm_err *err) {
+    lm_matcher before = *m;
+    *taken = true;
+    lm_status st = lm_matcher_take(m, id, err);
+    *ending = length_of(m) - m->n;
+    if (st != LM_OK || m->closing || *ending <= left) return st;
+    if (length_of(&before) - before.n > left + 1) {
+        *ending = LM_NO_ENDING;
+        return LM_OK;
+    }
+    *m = before;
+    m->closing = true;
+    *taken = false;
+    return LM_OK;
+}
+
+uint32_t lm_matcher_ending(lm_matcher *m, uint32_t most) {
+    uint32_t n = length_of(m) - m->n;
+    return n <= most ? n : LM_NO_ENDING;
+}
+
+lm_status lm_matcher_begin(lm_matcher *m, lm_str text, bool *fits, lm_err *err) {
+    (void)err;
+    *m = (lm_matcher){.call = true, .most = 5};
+    *fits = lm_str_starts(text, LM_STR("<tool>"));
+    for (size_t i = 6; *fits && i < text.len; i++) *fits = lm_matcher_take(m, text.ptr[i], NULL) == LM_OK;
+    return LM_OK;
+}
+
 bool lm_matcher_done(const lm_matcher *m) {
-    return m->n == 5;
+    return m->n == length_of(m);
+}
+
+bool lm_matcher_accepts(lm_matcher *m) {
+    return lm_matcher_done(m);
 }
 
 /* ---- gates and ears

@@ -93,7 +93,7 @@ static void thinking_and_tool_calls_are_events_of_their_own(void **state) {
     fake.script = "\1let me see\2the answer <tool>{\"a\":1}</tool>";
     lm_engine *e = open_engine(1);
     lm_request *r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
-    r->tools = json_loads("[{\"type\":\"function\"}]", 0, NULL);
+    r->tools = json_loads("[{\"type\":\"odd\"}]", 0, NULL); /* has no grammar */
     r->logprobs = true;
     ask(e, r, &h);
     assert_int_equal(h.status, LM_OK);
@@ -159,6 +159,86 @@ static void a_format_is_enforced_and_begins_after_the_thinking(void **state) {
     ask(e, r, &h);
     assert_string_equal(h.thinking, "letters");
     assert_int_equal(strspn(h.text, "0123456789"), 5);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void a_call_that_has_begun_is_kept_to_its_grammar(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_engine(1);
+    for (int stop = 0; stop < 2; stop++) {
+        fake.script = stop ? "digits: <tool>1bcde</tool> and <tool>2ghij</tool> or 1 letter."
+                           : "digits: <tool>abcde</tool> and <tool>fghij</tool> or 1 letter.";
+        lm_request *r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
+        r->tools = json_loads("[{\"type\":\"function\"}]", 0, NULL);
+        r->options.temperature = 0.8f;
+        if (stop) { /* holds the tag back until the digit behind it is there, which then has to be looked at */
+            r->n_stops = 1;
+            r->stops = lm_alloc(sizeof(char *));
+            r->stops[0] = lm_strdup("<tool>....");
+        }
+        ask(e, r, &h);
+        assert_int_equal(h.status, LM_OK);
+        assert_string_equal(h.text, "digits:  and  or 1 letter.");
+        assert_string_equal(h.order, "LTCTCTD");
+        assert_int_equal(strspn(h.tool, "0123456789"), 10); /* both calls' */
+        assert_int_equal(strlen(h.tool), 10);
+    }
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void what_a_grammar_rules_is_whole_when_the_tokens_run_out(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_engine(2);
+    uint32_t grown = 0, at_the_border = 0;
+    for (int32_t n = 1; n < 40; n++)
+        for (int seed = 0; seed < 6; seed++) {
+            lm_request *r = raw_request("json>");
+            r->constrained = true;
+            r->schema = lm_strdup("grows");
+            r->options.temperature = 3;
+            r->options.top_k = 0;
+            r->options.seed = 6 * n + seed;
+            r->options.num_predict = n;
+            r->logprobs = true;
+            ask(e, r, &h);
+            assert_int_equal(h.status, LM_OK);
+            uint32_t nines = 0, len = (uint32_t)strlen(h.text);
+            for (uint32_t i = 0; i < len; i++) nines += h.text[i] == '9';
+            assert_true(h.metrics.n_eval <= (uint32_t)n);
+            assert_int_equal(h.n_logprobs, len);
+            if (n < 5) { /* there is no document of so few tokens */
+                assert_int_equal(h.reason, LM_DONE_LENGTH);
+                continue;
+            }
+            assert_int_equal(h.reason, LM_DONE_STOP);
+            assert_int_equal(len, 5 + 3 * nines);
+            grown += nines > 0;
+            at_the_border += len + 3 > (uint32_t)n;
+        }
+    if (grown < 20 || at_the_border < 20) fail_msg("%u grown, %u at the border", grown, at_the_border);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
+static void thinking_leaves_room_for_the_document(void **state) {
+    (void)state;
+    fake_reset();
+    fake.thinks = true;
+    fake.script = "\1hm\3";
+    lm_engine *e = open_engine(1);
+    for (int32_t n = 20; n < 30; n++) {
+        lm_request *r = chat_request("[{\"role\":\"user\",\"content\":\"hi\"}]");
+        r->constrained = true;
+        r->options.num_predict = n;
+        ask(e, r, &h);
+        assert_int_equal(h.reason, LM_DONE_STOP);
+        assert_int_equal(strlen(h.text), 5);
+        assert_true(strlen(h.thinking) > 0);
+    }
     lm_engine_close(e, 0);
     assert_all_gone();
 }
@@ -787,6 +867,9 @@ int main(void) {
         cmocka_unit_test(stop_strings_end_the_answer_and_are_never_shown),
         cmocka_unit_test(thinking_and_tool_calls_are_events_of_their_own),
         cmocka_unit_test(a_format_is_enforced_and_begins_after_the_thinking),
+        cmocka_unit_test(a_call_that_has_begun_is_kept_to_its_grammar),
+        cmocka_unit_test(what_a_grammar_rules_is_whole_when_the_tokens_run_out),
+        cmocka_unit_test(thinking_leaves_room_for_the_document),
         cmocka_unit_test(thinking_ends_with_its_budget),
         cmocka_unit_test(a_full_context_is_shifted_exactly),
         cmocka_unit_test(a_seed_gives_the_same_answer_alone_and_in_a_batch_of_eight),

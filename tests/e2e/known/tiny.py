@@ -39,6 +39,14 @@ MODELS = {
                        script=[[ASSISTANT, "<think>", "\nhm, ", "well", "\n", "</think>", "\n\n", "Yes.", END]]),
     "tiny-fim": dict(template=PLAIN, special=["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
                      script=[["<|fim_middle|>", "return 1", END], [ASSISTANT, "fim", END]]),
+    # begin a call in the form of their family, and then talk random letters, if nobody keeps them from it
+    "tiny-caller": dict(template=TOOLS, special=["<tool_call>", "</tool_call>"],
+                        script=[[ASSISTANT, "Well.", "<tool_call>"], ["</tool_call>", END]]),
+    "tiny-caller-xml": dict(template=TOOLS + "{# <tool_call><function=f><parameter=x> #}",
+                            script=[[ASSISTANT, "Well.", "<tool_call>"], ["</tool_call>", END]],
+                            special=["<tool_call>", "</tool_call>"]),
+    "tiny-caller-list": dict(template=TOOLS, special=["[TOOL_CALLS]"], script=[[ASSISTANT, "Well.", "[TOOL_CALLS]", " ["], ["]", END]]),
+    "tiny-caller-bare": dict(template=TOOLS, special=["<|python_tag|>"], script=[[ASSISTANT, '{"', 'name"']]),
     # space around what it says, a call among it
     "tiny-spaced": dict(template=TOOLS, script=[[ASSISTANT, "\n", "  ", "Hi", " you.", "<tool_call>", CALL, "</tool_call>", "\n\n", END]],
                         special=["<tool_call>", "</tool_call>"]),

@@ -3,10 +3,10 @@
 use crate::tokenizer::{Tok, FLAG_ADDED, FLAG_SPECIAL};
 use crate::{guard, guard_value, text_of, ErrText, Fail, Outcome};
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::toktrie::{ApproximateTokEnv, Recognizer, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{ParserFactory, TokenParser};
 use serde_json::{json, Value};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -19,8 +19,11 @@ pub struct Factory {
 }
 
 pub struct Constraint {
-    matcher: Matcher,
+    parser: TokenParser,
     stops: Vec<u32>,
+    place: Place,
+    closing: Option<Vec<u32>>, // the only tokens that may still come, the last one first
+    closed: bool,              // what is complete ends with a tag or bracket
 }
 
 /// Special tokens are no text, whatever they look like: a mark keeps them out of strings.
@@ -53,7 +56,8 @@ impl Factory {
         Ok(Factory { parsers, stops })
     }
 
-    fn constrain(&self, schema: &str) -> Outcome<Constraint> {
+    /// A document of this schema, "" for any object.
+    fn of_schema(&self, schema: &str) -> Outcome<Constraint> {
         let mut schema: Value = match schema.trim() {
             "" => json!({"type": "object"}),
             text => serde_json::from_str(text).map_err(|e| Fail::invalid(format!("the schema is not JSON: {e}")))?,
@@ -62,31 +66,240 @@ impl Factory {
             Some(object) => object.insert("x-guidance".into(), json!({"whitespace_pattern": WHITE_SPACE})),
             None => return Err(Fail::invalid("the schema is not a JSON object")),
         };
-        let grammar = TopLevelGrammar::from_json_schema(schema);
-        let matcher = Matcher::new(self.parsers.create_parser(grammar));
-        match matcher.get_error() {
-            Some(text) => Err(Fail::invalid(format!("this JSON schema cannot be enforced: {text}"))),
-            None => Ok(Constraint { matcher, stops: self.stops.clone() }),
-        }
+        self.constrain(TopLevelGrammar::from_json_schema(schema), "this JSON schema cannot be enforced")
+    }
+
+    fn constrain(&self, grammar: TopLevelGrammar, complaint: &str) -> Outcome<Constraint> {
+        let mut parser = self.parsers.create_parser(grammar).map_err(|e| Fail::invalid(format!("{complaint}: {e}")))?;
+        parser.start_without_prompt();
+        Ok(Constraint { parser, stops: self.stops.clone(), place: Place::default(), closing: None, closed: false })
     }
 }
 
+// ---- the way to the end ----------------------------------------------------------------------------------------
+
+/// Where in a JSON text one is.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    depth: i32,
+    string: bool,
+    escaped: bool,
+}
+
+impl Place {
+    fn after(mut self, bytes: &[u8]) -> Place {
+        for &byte in bytes {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.string => self.escaped = true,
+                b'"' => self.string = !self.string,
+                b'{' | b'[' if !self.string => self.depth += 1,
+                b'}' | b']' if !self.string => self.depth -= 1,
+                _ => (),
+            }
+        }
+        self
+    }
+}
+
+/// What ends something comes first, whatever was written before.
+const ENDS: &[u8] = b"}]:,";
+/// Then what makes short values.
+const SHORT: &[u8] = b"/01ntf\"[{-.<";
+/// Within strings first the marks between the parts of addresses and dates, which a pattern seldom allows in vain.
+const MARKS: &[u8] = b"@.:-/T";
+/// What ends a value without quotes, in calls that are written as tags.
+const VALUE_ENDS: [&[u8]; 2] = [b"</parameter>", b"</arg_value>"];
+
+/// Text from here to the end of the document, by taking at each byte the one that is allowed and promises the shortest
+/// way: a bracket or quote that closes, else the byte that was taken least often so far, so that a pattern such as
+/// (ab)*c is left again. None: more than `most` bytes.
+fn walk(parser: &mut TokenParser, place: Place, given: &[u8], most: usize, late: bool, closed: bool) -> Option<Vec<u8>> {
+    parser.parser.with_recognizer(|r| {
+        let mut way = given.to_vec();
+        let mut used = [0u16; 256];
+        let mut place = place.after(given);
+        r.trie_started("end");
+        let mut open = given.iter().all(|&b| r.try_push_byte(b));
+        let mut done = false;
+        while open && !done && way.len() < most {
+            if let Some(end) = VALUE_ENDS.iter().find(|end| !place.string && push_all(r, end)) {
+                way.extend_from_slice(end);
+                continue;
+            }
+            let next = next_byte(r, place, &used, late);
+            match next {
+                Some(byte) => {
+                    way.push(byte);
+                    used[byte as usize] += 1;
+                    place = place.after(&[byte]);
+                    // whether it is complete is asked where it may be: behind any byte, or behind a tag or bracket
+                    done = (!closed || matches!(byte, b'>' | b'}' | b']' | b'`')) && place.depth <= 0 && !place.string && way.len() > given.len();
+                }
+                None => open = false,
+            }
+        }
+        r.trie_finished();
+        (done || (!open && way.len() > given.len())).then_some(way)
+    })
+}
+
+/// All of the bytes, or none.
+fn push_all(r: &mut impl Recognizer, bytes: &[u8]) -> bool {
+    let pushed = bytes.iter().take_while(|&&b| r.try_push_byte(b)).count();
+    if pushed < bytes.len() {
+        r.pop_bytes(pushed);
+    }
+    pushed == bytes.len()
+}
+
+fn next_byte(r: &mut impl Recognizer, place: Place, used: &[u16; 256], late: bool) -> Option<u8> {
+    if place.string && !place.escaped {
+        if r.try_push_byte(b'"') {
+            return Some(b'"');
+        }
+    } else if let Some(&end) = ENDS.iter().find(|&&b| !place.string && r.try_push_byte(b)) {
+        return Some(end);
+    }
+    (0..=used.iter().copied().max().unwrap_or(0)).find_map(|level| {
+        let order = ORDER[usize::from(place.string) * 2 + usize::from(late)].iter();
+        order.copied().find(|&b| used[b as usize] == level && r.try_push_byte(b))
+    })
+}
+
+/// All bytes by how much they promise: outside of strings and within, and each the other way round among its like.
+static ORDER: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
+    [false, true].map(|string| [false, true].map(|late| order_of(string, late))).concat().try_into().expect("four")
+});
+
+fn order_of(string: bool, late: bool) -> Vec<u8> {
+    let mut order: Vec<u8> = (0..=255u8).collect();
+    order.sort_by_key(|&b| {
+        let first = if string { MARKS } else { SHORT };
+        let rank = match first.iter().position(|&s| s == b) {
+            Some(at) => at,
+            None if b.is_ascii_alphanumeric() => 20,
+            None if b.is_ascii_punctuation() => 21,
+            None if b >= 0x80 => 22,
+            None => 23,
+        };
+        (rank, if late { 255 - b } else { b })
+    });
+    order
+}
+
 impl Constraint {
+    /// Tokens that end the document from here, the last one first. None: no way of at most `most` tokens was found.
+    fn ending(&mut self, most: usize) -> Option<Vec<u32>> {
+        if self.parser.stopped() || self.parser.is_accepting() {
+            return Some(Vec::new());
+        }
+        self.ending_by(most, false).or_else(|| self.ending_by(most, true))
+    }
+
+    fn ending_by(&mut self, most: usize, late: bool) -> Option<Vec<u32>> {
+        let room = most.saturating_mul(16).saturating_add(16).min(1 << 14);
+        let mut way = Vec::new();
+        loop {
+            way = walk(&mut self.parser, self.place, &way, room, late, self.closed)?;
+            let mut tokens = self.parser.token_env.tok_trie().greedy_tokenize(&way);
+            if self.accepts_after(&tokens) {
+                tokens.reverse();
+                return (tokens.len() <= most).then_some(tokens);
+            }
+        }
+    }
+
+    fn accepts_after(&mut self, tokens: &[u32]) -> bool {
+        if !matches!(self.parser.validate_tokens_raw(tokens), Ok(n) if n == tokens.len()) {
+            return false;
+        }
+        let mut taken = 0;
+        while taken < tokens.len() && self.parser.consume_token(tokens[taken]).is_ok() {
+            taken += 1;
+        }
+        let accepts = taken == tokens.len() && self.parser.is_accepting();
+        self.parser.rollback(taken).is_ok() && accepts
+    }
+
+    fn take(&mut self, id: u32) -> Outcome<()> {
+        let complain = |e| Fail::invalid(format!("grammar: {e}"));
+        self.parser.consume_token(id).map_err(complain)?;
+        self.parser.check_stop().map_err(complain)?;
+        self.place = self.place.after(self.parser.token_env.tok_trie().token(id));
+        if let Some(way) = &mut self.closing {
+            if way.pop() != Some(id) {
+                return Err(Fail::invalid("grammar: this token does not end the document"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes id when the document can then be ended within `left` tokens: how many that takes. Else the end is begun
+    /// instead of it, and the result is None; where there is no end in time either, id is taken: u32::MAX.
+    fn take_within(&mut self, id: u32, left: usize) -> Outcome<Option<u32>> {
+        let before = self.place;
+        self.take(id)?;
+        if let Some(way) = &self.closing {
+            return Ok(Some(way.len() as u32));
+        }
+        if let Some(way) = self.ending(left) {
+            return Ok(Some(way.len() as u32));
+        }
+        let after = std::mem::replace(&mut self.place, before);
+        self.parser.rollback(1).map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        self.closing = self.ending(left + 1);
+        if self.closing.is_some() {
+            return Ok(None);
+        }
+        self.place = after;
+        self.take(id)?;
+        Ok(Some(u32::MAX))
+    }
+
+    fn reset(&mut self) -> Outcome<()> {
+        self.closing = None;
+        self.place = Place::default();
+        self.parser.reset().map_err(|e| Fail::invalid(format!("grammar: {e}")))
+    }
+
+    /// Takes text that was written before the grammar ruled. False, with nothing taken: it does not fit.
+    fn feed(&mut self, text: &[u8]) -> Outcome<bool> {
+        let tokens = self.parser.token_env.tok_trie().greedy_tokenize(text);
+        let fits = self.parser.validate_tokens_raw(&tokens).map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        if fits < tokens.len() {
+            return Ok(false);
+        }
+        for id in tokens {
+            self.take(id)?;
+        }
+        Ok(true)
+    }
+
     fn mask(&mut self, out: &mut [u32]) -> Outcome<()> {
         out.fill(0);
-        if self.matcher.is_stopped() && !self.matcher.is_error() {
-            for &id in &self.stops {
-                if let Some(word) = out.get_mut(id as usize / 32) {
-                    *word |= 1 << (id % 32);
-                }
+        let mut allow = |id: u32| {
+            if let Some(word) = out.get_mut(id as usize / 32) {
+                *word |= 1 << (id % 32);
             }
+        };
+        if let Some(&id) = self.closing.as_ref().and_then(|way| way.last()) {
+            allow(id);
             return Ok(());
         }
-        let mask = self.matcher.compute_mask().map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        if self.closing.is_some() || self.done() {
+            self.stops.iter().for_each(|&id| allow(id));
+            return Ok(());
+        }
+        let mask = self.parser.compute_mask().map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
         let words = mask.as_slice();
         let n = words.len().min(out.len());
         out[..n].copy_from_slice(&words[..n]);
         Ok(())
+    }
+
+    fn done(&self) -> bool {
+        self.parser.stopped() && self.parser.stop_reason().is_ok()
     }
 }
 
@@ -121,7 +334,7 @@ pub extern "C" fn lmr_matcher_open(
 ) -> i32 {
     guard(err, || {
         // SAFETY: a view of C's and a place for the result.
-        let constraint = factory.constrain(unsafe { text_of(schema, len, "the schema") }?)?;
+        let constraint = factory.of_schema(unsafe { text_of(schema, len, "the schema") }?)?;
         unsafe { *out = Box::into_raw(Box::new(constraint)) };
         Ok(())
     })
@@ -144,14 +357,68 @@ pub extern "C" fn lmr_matcher_mask(constraint: &mut Constraint, mask: *mut u32, 
 }
 
 #[no_mangle]
-pub extern "C" fn lmr_matcher_take(constraint: &mut Constraint, id: i32, err: ErrText) -> i32 {
+pub extern "C" fn lmr_matcher_open_lark(
+    out: *mut *mut Constraint, factory: &Factory, grammar: *const u8, len: usize, err: ErrText,
+) -> i32 {
     guard(err, || {
-        let id = u32::try_from(id).map_err(|_| Fail::invalid("grammar: not a token"))?;
-        constraint.matcher.consume_token(id).map_err(|e| Fail::invalid(format!("grammar: {e}")))
+        // SAFETY: a view of C's and a place for the result.
+        let text = unsafe { text_of(grammar, len, "the grammar") }?;
+        let mut constraint = factory.constrain(TopLevelGrammar::from_lark(text.into()), "this grammar cannot be enforced")?;
+        constraint.closed = true;
+        unsafe { *out = Box::into_raw(Box::new(constraint)) };
+        Ok(())
+    })
+}
+
+fn token(id: i32) -> Outcome<u32> {
+    u32::try_from(id).map_err(|_| Fail::invalid("grammar: not a token"))
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_take(constraint: &mut Constraint, id: i32, err: ErrText) -> i32 {
+    guard(err, || constraint.take(token(id)?))
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_take_within(
+    constraint: &mut Constraint, id: i32, left: u32, taken: &mut bool, ending: &mut u32, err: ErrText,
+) -> i32 {
+    guard(err, || {
+        let end = constraint.take_within(token(id)?, left as usize)?;
+        *taken = end.is_some();
+        *ending = end.unwrap_or(left);
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_ending(constraint: &mut Constraint, most: u32) -> u32 {
+    guard_value(u32::MAX, || constraint.ending(most as usize).map_or(u32::MAX, |way| way.len() as u32))
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_reset(constraint: &mut Constraint, err: ErrText) -> i32 {
+    guard(err, || constraint.reset())
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_feed(
+    constraint: &mut Constraint, text: *const u8, len: usize, fits: &mut bool, err: ErrText,
+) -> i32 {
+    guard(err, || {
+        // SAFETY: a view of C's.
+        let bytes = if len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(text, len) } };
+        *fits = constraint.feed(bytes)?;
+        Ok(())
     })
 }
 
 #[no_mangle]
 pub extern "C" fn lmr_matcher_done(constraint: &Constraint) -> bool {
-    guard_value(false, || constraint.matcher.is_stopped() && !constraint.matcher.is_error())
+    guard_value(false, || constraint.done())
+}
+
+#[no_mangle]
+pub extern "C" fn lmr_matcher_accepts(constraint: &mut Constraint) -> bool {
+    guard_value(false, || constraint.done() || (!constraint.parser.stopped() && constraint.parser.is_accepting()))
 }
