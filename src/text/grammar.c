@@ -1,7 +1,10 @@
 /* Grammars behind text.h: thin, the work is in Rust. */
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "text/private.h"
+
+#define MAX_SCHEMA ((size_t)64 << 20)
 
 struct lm_grammar_factory {
     lmr_grammar *rust;
@@ -37,11 +40,30 @@ static lm_status wrap(lm_matcher **out, int code, lmr_matcher *rust, const char 
     return LM_OK;
 }
 
+/* A new text of the schema with its objects closed; empty as it was. */
+static lm_status close_schema(lm_str schema, lm_buf *out, lm_err *err) {
+    json_t *value = NULL;
+    lm_buf_init(out, MAX_SCHEMA);
+    if (!lm_str_trim(schema).len) return LM_OK;
+    lm_status st = lm_json_parse(schema, &value, err);
+    if (st != LM_OK) return lm_fail_in(err, st, "the schema is not JSON");
+    lm_schema_close(value);
+    lm_json_write_value(out, value);
+    json_decref(value);
+    return lm_buf_status(out, "the schema", err);
+}
+
 lm_status lm_matcher_open(lm_matcher **out, const lm_grammar_factory *f, lm_str schema, lm_err *err) {
     char text[480] = "";
     lmr_matcher *rust = NULL;
-    int code = lmr_matcher_open(&rust, f->rust, schema.ptr, schema.len, (lmr_err_text){text, sizeof text});
-    return wrap(out, code, rust, text, err);
+    lm_buf closed;
+    lm_status st = close_schema(schema, &closed, err);
+    if (st == LM_OK) {
+        int code = lmr_matcher_open(&rust, f->rust, closed.ptr, closed.len, (lmr_err_text){text, sizeof text});
+        st = wrap(out, code, rust, text, err);
+    }
+    lm_buf_release(&closed);
+    return st;
 }
 
 lm_status lm_matcher_open_lark(lm_matcher **out, const lm_grammar_factory *f, lm_str grammar, lm_err *err) {

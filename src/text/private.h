@@ -70,4 +70,7 @@ typedef struct lm_text_ends {
 } lm_text_ends;
 void lm_text_files_ends(const lm_text_files *f, lm_text_has *has, const void *ctx, const lm_text_ends *to);
 
+/* schema.c: objects of a JSON Schema get no properties but those that they name, where that is safe. */
+void lm_schema_close(json_t *schema);
+
 #endif

@@ -3,7 +3,7 @@ import asyncio
 
 import ollama
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from .bridge import Bridge
 
@@ -23,14 +23,12 @@ class get_weather(BaseModel):
 
 
 class Inner(BaseModel):
-    model_config = ConfigDict(extra="forbid")
     grade: int = Field(ge=1, le=5)
 
 
 class Verdict(BaseModel):
     """An answer with a reference in its schema."""
 
-    model_config = ConfigDict(extra="forbid")
     yes: bool
     inner: Inner
 

@@ -4,7 +4,7 @@ import json
 
 import ollama
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from .bridge import PATIENCE, Bridge
 
@@ -25,7 +25,6 @@ ASK = [ChatMessage(role="user", content="?")]
 class Verdict(BaseModel):
     """An answer."""
 
-    model_config = ConfigDict(extra="forbid")
     yes: bool
     grade: int = Field(ge=1, le=5)
 

@@ -38,6 +38,15 @@ fn word(tok: &Tok, id: u32) -> Vec<u8> {
     word
 }
 
+/// llguidance's words, where they are for people.
+fn trouble(e: impl std::fmt::Display) -> Fail {
+    let text = e.to_string();
+    if text.contains("NoExtensionBias") {
+        return Fail::invalid("no document can satisfy this JSON schema: does it refer to itself without an end?");
+    }
+    Fail::invalid(format!("grammar: {}", text.lines().next().unwrap_or_default()))
+}
+
 impl Factory {
     fn open(tok: &Tok, n_vocab: u32, stops: &[i32]) -> Outcome<Factory> {
         if n_vocab == 0 || n_vocab > 1 << 22 {
@@ -70,7 +79,7 @@ impl Factory {
     }
 
     fn constrain(&self, grammar: TopLevelGrammar, complaint: &str) -> Outcome<Constraint> {
-        let mut parser = self.parsers.create_parser(grammar).map_err(|e| Fail::invalid(format!("{complaint}: {e}")))?;
+        let mut parser = self.parsers.create_parser(grammar).map_err(|e| Fail::invalid(format!("{complaint}: {}", e.to_string().lines().next().unwrap_or_default())))?;
         parser.start_without_prompt();
         Ok(Constraint { parser, stops: self.stops.clone(), place: Place::default(), closing: None, closed: false })
     }
@@ -223,9 +232,8 @@ impl Constraint {
     }
 
     fn take(&mut self, id: u32) -> Outcome<()> {
-        let complain = |e| Fail::invalid(format!("grammar: {e}"));
-        self.parser.consume_token(id).map_err(complain)?;
-        self.parser.check_stop().map_err(complain)?;
+        self.parser.consume_token(id).map_err(trouble)?;
+        self.parser.check_stop().map_err(trouble)?;
         self.place = self.place.after(self.parser.token_env.tok_trie().token(id));
         if let Some(way) = &mut self.closing {
             if way.pop() != Some(id) {
@@ -247,7 +255,7 @@ impl Constraint {
             return Ok(Some(way.len() as u32));
         }
         let after = std::mem::replace(&mut self.place, before);
-        self.parser.rollback(1).map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        self.parser.rollback(1).map_err(trouble)?;
         self.closing = self.ending(left + 1);
         if self.closing.is_some() {
             return Ok(None);
@@ -260,13 +268,13 @@ impl Constraint {
     fn reset(&mut self) -> Outcome<()> {
         self.closing = None;
         self.place = Place::default();
-        self.parser.reset().map_err(|e| Fail::invalid(format!("grammar: {e}")))
+        self.parser.reset().map_err(trouble)
     }
 
     /// Takes text that was written before the grammar ruled. False, with nothing taken: it does not fit.
     fn feed(&mut self, text: &[u8]) -> Outcome<bool> {
         let tokens = self.parser.token_env.tok_trie().greedy_tokenize(text);
-        let fits = self.parser.validate_tokens_raw(&tokens).map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        let fits = self.parser.validate_tokens_raw(&tokens).map_err(trouble)?;
         if fits < tokens.len() {
             return Ok(false);
         }
@@ -291,7 +299,7 @@ impl Constraint {
             self.stops.iter().for_each(|&id| allow(id));
             return Ok(());
         }
-        let mask = self.parser.compute_mask().map_err(|e| Fail::invalid(format!("grammar: {e}")))?;
+        let mask = self.parser.compute_mask().map_err(trouble)?;
         let words = mask.as_slice();
         let n = words.len().min(out.len());
         out[..n].copy_from_slice(&words[..n]);
