@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,gguf,text,
-opening}.
+gotmpl,opening}.
 
     python3 fuzz/make_seeds.py
 
@@ -122,6 +122,16 @@ def main():
             ("harmony-left", 8, 1, "", "assistant says <|message|>x")):
         answer = answer if isinstance(answer, bytes) else answer.encode()
         put("text", name, bytes([which, flags, 7, len(stop)]) + stop.encode() + answer)
+
+    for name, source in (
+            ("legacy", "{{ if .System }}<s>{{ .System }}{{ end }}<u>{{ .Prompt }}<a>{{ .Response }}"),
+            ("chat", "{{- range $i, $_ := .Messages }}{{- $last := eq (len (slice $.Messages $i)) 1 -}}<{{ .Role }}>{{ .Content }}"
+             "{{ range .ToolCalls }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }}{{ if not $last }}\n{{ end }}{{ end }}"),
+            ("tools", "{{ if .Tools }}{{ range .Tools }}{{ json . }}{{ .Function.Parameters.Properties | toTypeScriptType }}{{ end }}{{ else }}x{{ end }}"),
+            ("parts", '{{ define "a" }}{{ . | printf "%q %v" 1 }}{{ end }}{{ block "b" .Messages }}{{ with index . 0 }}{{ template "a" .Content }}{{ end }}{{ end }}'),
+            ("loops", "{{ $x := 1 }}{{ range 3 }}{{ $x = . }}{{ if gt . 1 }}{{ break }}{{ else }}{{ continue }}{{ end }}{{ else }}e{{ end }}{{/* c */}}"),
+            ("insert", "<P>{{ .Prompt }}<S>{{ .Suffix }}<M>\0[]")):
+        put("gotmpl", name, source.encode())
 
     added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tokens = [{"id": 3, "content": "<think>", **added}, {"id": 4, "content": "<|im_end|>", **added}]

@@ -419,11 +419,11 @@ static bool iterate(go_exec *x, const go_node *n, go_value index, go_value eleme
     return more;
 }
 
-static void fail_range(go_exec *x, go_value v, const char *format_before, const char *behind) {
+static void fail_range(go_exec *x, go_value v, const char *before, const char *behind) {
     lm_buf b;
     lm_buf_init(&b, 1 << 20);
     go_print_value(&b, v);
-    go_fail(x, "%s%.200s%s", format_before, b.ptr ? b.ptr : "", behind);
+    go_fail(x, "%s%.300s%s", before, b.ptr ? b.ptr : "", behind);
     lm_buf_release(&b);
 }
 

@@ -211,11 +211,12 @@ static go_value fn_slice(go_exec *x, const go_value *args, size_t n) {
     if (text && n == 4) return go_call_fail(x, "cannot 3-index slice a string");
     if (!text && v.type->kind != GO_SLICE)
         return go_call_fail(x, "can't slice item of type %s", v.type->name);
+    size_t most = text || !v.list ? go_length(v) : v.list->cap;
     at[1] = go_length(v);
     for (size_t i = 1; i < n; i++) {
         if (args[i].any)
             return go_call_fail(x, "cannot index slice/array with type interface {}"); /* as Go */
-        if (!index_of(x, args[i], go_length(v), &at[i - 1])) return GO_NOTHING;
+        if (!index_of(x, args[i], most, &at[i - 1])) return GO_NOTHING;
     }
     if (at[0] > at[1]) return go_call_fail(x, "invalid slice index: %zu > %zu", at[0], at[1]);
     if (n == 4 && at[1] > at[2]) return go_call_fail(x, "invalid slice index: %zu > %zu", at[1], at[2]);
@@ -225,7 +226,7 @@ static go_value fn_slice(go_exec *x, const go_value *args, size_t n) {
     }
     go_list *list = v.list ? go_make(x->arena, 1, sizeof *list) : NULL;
     if (!list) return v;
-    *list = (go_list){at[1] - at[0], v.list->at + at[0]};
+    *list = (go_list){at[1] - at[0], (n == 4 ? at[2] : most) - at[0], v.list->at + at[0]};
     v.list = list;
     return v;
 }

@@ -343,7 +343,7 @@ static void read_number(parser *p, go_node *n) {
     bool minus = s.ptr[0] == '-', sign = minus || s.ptr[0] == '+';
     uint64_t u;
     lm_buf b;
-    if (s.ptr[s.len - 1] == 'i' && !has_one_of(s, "xX")) {
+    if (s.ptr[s.len - 1] == 'i' && read_float((lm_str){s.ptr, s.len - 1}, &n->f)) {
         fail(p, "complex numbers are not supported");
         return;
     }

@@ -172,13 +172,12 @@ static void put_type(lm_buf *b, go_value v) {
     lm_buf_text(b, v.type ? v.type->name : "<nil>");
 }
 
-static void bad_verb(lm_buf *b, go_value v, char verb) {
-    format plain = {0};
+static void bad_verb(lm_buf *b, const format *f, go_value v, char verb) {
     lm_buf_printf(b, "%%!%c(", verb);
     if (v.type) {
         put_type(b, v);
         lm_buf_char(b, '=');
-        put(b, &plain, v, 'v', 0);
+        put(b, f, v, 'v', 0);
     } else {
         lm_buf_text(b, "<nil>");
     }
@@ -224,7 +223,7 @@ static void put_str(lm_buf *b, const format *f, lm_str s, char verb) {
         pad(b, f, lm_buf_view(&text));
         lm_buf_release(&text);
         break;
-    default: bad_verb(b, go_of_str(s), verb);
+    default: bad_verb(b, f, go_of_str(s), verb);
     }
 }
 
@@ -259,7 +258,7 @@ static void put_int(lm_buf *b, const format *f, go_value v, char verb) {
         }
         pad(b, f, lm_buf_view(&text));
         break;
-    default: bad_verb(b, v, verb);
+    default: bad_verb(b, f, v, verb);
     }
     lm_buf_release(&text);
 }
@@ -320,7 +319,7 @@ static void put(lm_buf *b, const format *f, go_value v, char verb, int depth) {
         else if (verb == 'v')
             pad(b, f, LM_STR("<nil>"));
         else
-            bad_verb(b, v, verb);
+            bad_verb(b, f, v, verb);
         return;
     }
     if (put_method(b, f, v, verb)) return;
@@ -329,7 +328,7 @@ static void put(lm_buf *b, const format *f, go_value v, char verb, int depth) {
         if (verb == 'v' || verb == 't')
             pad(b, f, v.b ? LM_STR("true") : LM_STR("false"));
         else
-            bad_verb(b, v, verb);
+            bad_verb(b, f, v, verb);
         break;
     case GO_INT:
     case GO_UINT: put_int(b, f, v, verb); break;
@@ -337,7 +336,7 @@ static void put(lm_buf *b, const format *f, go_value v, char verb, int depth) {
         if (strchr("veEfFgGxX", verb))
             put_float(b, f, v.f, verb);
         else
-            bad_verb(b, v, verb);
+            bad_verb(b, f, v, verb);
         break;
     case GO_STRING: put_str(b, f, v.s, verb); break;
     case GO_MAP: put_map(b, f, v, verb, depth); break;
@@ -411,8 +410,9 @@ static void argument_index(printing *p, lm_str s, size_t *at) {
 
 /* "*": the number is an argument. */
 static bool star(printing *p, int *out) {
-    bool good = p->next < p->n && p->args[p->next].type && p->args[p->next].type->kind == GO_INT;
-    int64_t i = good ? p->args[p->next].i : 0;
+    go_value v = p->next < p->n ? p->args[p->next] : GO_NOTHING;
+    bool good = v.type && (v.type->kind == GO_INT || v.type->kind == GO_UINT);
+    int64_t i = good ? v.i : 0; /* a byte has the same bits as an int */
     if (p->next < p->n) p->next++;
     *out = (int)i;
     return good && i >= -MAX_WIDTH && i <= MAX_WIDTH;
@@ -473,7 +473,7 @@ static bool put_verb(printing *p, const format *f, uint32_t rune, char what[64])
         if (verb == 'T') {
             pad(b, f, lm_str_of(v.type ? v.type->name : "<nil>"));
         } else if (verb == 'w') {
-            bad_verb(b, v, verb);
+            bad_verb(b, f, v, verb);
         } else {
             put(b, &own, v, verb, 0);
         }

@@ -23,8 +23,8 @@
 #define GO_MAX_SOURCE ((size_t)1 << 20)
 #define GO_MAX_TREES  ((size_t)64 << 20)  /* bytes of an arena with trees */
 #define GO_MAX_MADE   ((size_t)256 << 20) /* bytes that an execution may make, its data included */
-#define GO_MAX_DEPTH  200       /* of blocks and parentheses in a source, of calls in an execution */
-#define GO_MAX_STEPS  20000000u /* nodes that an execution may visit; long texts count for more */
+#define GO_MAX_DEPTH  200      /* of blocks and parentheses in a source, of calls in an execution */
+#define GO_MAX_STEPS  5000000u /* nodes that an execution may visit; long texts count for more */
 
 /* ---- memory */
 
@@ -224,7 +224,7 @@ typedef struct go_value {
     };
 } go_value;
 struct go_list {
-    size_t n;
+    size_t n, cap; /* cap: how far a slice of it may reach */
     const go_value *at;
 };
 typedef struct go_entry {

@@ -227,7 +227,7 @@ static go_value list_from(go_arena *a, const json_t *json, const go_type *type) 
     go_value *at = go_make(a, n ? n : 1, sizeof *at);
     if (!list || !at) return v;
     for (size_t i = 0; i < n; i++) at[i] = go_from_json(a, json_array_get(json, i), type->elem);
-    *list = (go_list){n, at};
+    *list = (go_list){n, n, at};
     v.list = list;
     return v;
 }
@@ -240,7 +240,7 @@ static go_value types_from(go_arena *a, const json_t *json) {
     go_value *at = go_make(a, 1, sizeof *at);
     if (!list || !at) return v;
     *at = go_of_str(str_of(json));
-    *list = (go_list){1, at};
+    *list = (go_list){1, 1, at};
     v.list = list;
     return v;
 }
