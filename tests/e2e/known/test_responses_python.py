@@ -90,7 +90,7 @@ def test_a_custom_tool_takes_text(bridge):
         assert call["type"] == "custom_tool_call" and isinstance(call["input"], str) and "arguments" not in call
     history = [{"role": "user", "content": "go"}, {"type": "custom_tool_call", "call_id": "c1", "name": "run", "input": "ls\n"},
                {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "a.txt"}]}]
-    assert post(bridge, {"model": "tiny-tool", "input": history, "tools": [tool]}).status_code == 200
+    assert post(bridge, {"model": "tiny-tool", "input": history, "tools": [tool], "max_output_tokens": 20}).status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "set_flag"},
