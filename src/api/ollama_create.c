@@ -24,8 +24,11 @@ static lm_status from_model(create *c, lm_err *err) {
     if (lm_name_parse(lm_str_of(c->r.from), &name, NULL) != LM_OK)
         return lm_fail(err, LM_INVALID, "invalid model name");
     lm_status st = lm_store_find(c->store, c->r.from, &model, err);
-    if (st == LM_NOT_FOUND) /* only who says pull contacts a network */
-        return lm_fail(err, LM_INTERNAL, "model '%.200s' is not on this disk: pull it first", c->r.from);
+    if (st == LM_NOT_FOUND) { /* as Ollama: who makes a model from another one asks for that one, too */
+        st = ollama_pull_model(&c->progress, c->r.from, false, err);
+        if (st == LM_OK) st = lm_store_find(c->store, c->r.from, &model, err);
+        if (st != LM_OK && st != LM_CANCELLED) st = LM_INTERNAL;
+    }
     char reading[800];
     snprintf(reading, sizeof reading, "reading %s", model.name);
     c->progress.reading = reading;

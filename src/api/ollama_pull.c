@@ -48,16 +48,21 @@ static bool goes_on(void *ctx) {
     return !lm_call_gone(p->call);
 }
 
-static void run_pull(lm_call *call, void *arg) {
-    ollama_remote *r = arg;
-    lm_err err = {0};
-    lm_pull pull = {.name = r->model,
-                    .insecure = r->insecure,
+lm_status ollama_pull_model(ollama_progress *p, const char *name, bool insecure, lm_err *err) {
+    lm_pull pull = {.name = name,
+                    .insecure = insecure,
                     .status = tell_status,
                     .bytes = tell_bytes,
                     .go_on = goes_on,
-                    .ctx = &r->progress};
-    lm_status st = lm_hub_pull(call->api->config.store, &pull, &err);
+                    .ctx = p};
+    return lm_hub_pull(p->call->api->config.store, &pull, err);
+}
+
+static void run_pull(lm_call *call, void *arg) {
+    ollama_remote *r = arg;
+    lm_err err = {0};
+    (void)call;
+    lm_status st = ollama_pull_model(&r->progress, r->model, r->insecure, &err);
     if (st == LM_OK || st == LM_CANCELLED)
         ollama_progress_end(&r->progress, st, err.text);
     else

@@ -84,14 +84,12 @@ def shorten(path, body, draw):
 
 
 def is_ollamas_500(path, response):
-    """Errors that Ollama calls its own though they are the client's: a wrong option, a model that cannot be fetched, anything wrong with a text for the older
-    embeddings."""
+    """Errors that Ollama calls its own though they are the client's: a wrong option, a model that cannot be fetched or given
+    away, a text that is too long for the older embeddings."""
     if response.status_code != 500:
         return False
     text = json.loads(response.content)["error"]
-    if "is not on this disk: pull it first" in text or text.startswith("HF_HUB_OFFLINE"):
-        return True
-    return text.startswith(('option "', "this build cannot ")) or (path == "/api/embeddings" and text == "the input length exceeds the context length")
+    return text.startswith(('option "', "this build cannot ", "HF_HUB_OFFLINE")) or (path == "/api/embeddings" and text == "the input length exceeds the context length")
 
 
 @schema.parametrize()

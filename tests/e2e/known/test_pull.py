@@ -79,6 +79,17 @@ def test_an_embedder_brings_its_folder_of_pooling(tiny_models, store):
         assert server.json("POST", "/api/embed", {"model": "org/embed", "input": "x"})["embeddings"][0]
 
 
+def test_create_fetches_the_model_that_it_is_made_from(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        code, _, text = server.request("POST", "/api/create", {"model": "mine", "from": NAME, "system": "Be kind."})
+        statuses = [json.loads(line)["status"] for line in text.splitlines()]
+        assert code == 200 and statuses[0] == "pulling manifest" and statuses[-1] == "success"
+        assert said(server, "mine").startswith("Hello") and said(server).startswith("Hello")
+        code, _, text = server.request("POST", "/api/create", {"model": "other", "from": "org/not-there"})
+        assert code == 200 and json.loads(text.splitlines()[-1]) == {"error": "pull model manifest: file does not exist"}
+
+
 def test_a_name_may_pin_a_revision(tiny_models, store):
     with Hub() as hub, served(store, hub) as server:
         hub.repo(NAME, tiny_models / "tiny-hello")
