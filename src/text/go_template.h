@@ -1,6 +1,7 @@
 /* go_template.h - the parts of the Go templates: private to go_*.c.
  *
  *     go_lex.c     source to items          go_parse.c   items to trees
+ *     go_nodes.c   memory, nodes as text
  *     go_value.c   JSON to Go's values      go_print.c   values as fmt and encoding/json write them
  *     go_exec.c    trees over values        go_funcs.c   the functions there are
  *     go_template.c   what Ollama makes of it all: Values, legacy templates, what a template can do
