@@ -15,15 +15,19 @@ static void write_line(ollama_progress *p, const lm_buf *line) {
     if (st != LM_OK) return; /* gone: seen by who asks next */
 }
 
-void ollama_progress_status(ollama_progress *p, const char *status) {
-    if (!p->stream) return;
+/* {"KEY": TEXT} */
+static void text_line(ollama_progress *p, const char *key, const char *text) {
     lm_buf b;
     lm_buf_init(&b, MAX_LINE);
     lm_buf_char(&b, '{');
-    ollama_write_text(&b, "status", status);
+    ollama_write_text(&b, key, text);
     lm_buf_text(&b, "}\n");
     write_line(p, &b);
     lm_buf_release(&b);
+}
+
+void ollama_progress_status(ollama_progress *p, const char *status) {
+    if (p->stream) text_line(p, "status", status);
 }
 
 bool ollama_progress_bytes(void *ctx, uint64_t done, uint64_t total) {
@@ -57,13 +61,7 @@ void ollama_progress_layer(ollama_progress *p, const char *digest, uint64_t tota
 }
 
 static void error_line(ollama_progress *p, const char *text) {
-    lm_buf b;
-    lm_buf_init(&b, MAX_LINE);
-    lm_buf_char(&b, '{');
-    ollama_write_text(&b, "error", text);
-    lm_buf_text(&b, "}\n");
-    write_line(p, &b);
-    lm_buf_release(&b);
+    text_line(p, "error", text);
     lm_call_note_error(p->call, lm_str_of(text));
 }
 

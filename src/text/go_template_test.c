@@ -4,45 +4,16 @@
 #include "base/test.h"
 
 #include "base/json.h"
+#include "text/go_ask.h"
 #include "text/golden.h"
 #include "text/private.h"
 
 #define MAX_GOLDEN (8u << 20)
 
-static lm_str str_of(const json_t *v) {
-    return (lm_str){json_string_value(v), json_string_length(v)};
-}
-
-static char *dumped(const json_t *q, const char *key) {
-    char *text = json_dumps(json_object_get(q, key), JSON_COMPACT);
-    return text ? text : lm_strdup("");
-}
-
-/* As probe.c answers. */
-static lm_status ask(lm_str source, const json_t *q, lm_buf *out, lm_err *err) {
-    lm_go_template *t = NULL;
-    const json_t *thinking = json_object_get(q, "thinking");
-    lm_str level = str_of(json_object_get(q, "level"));
-    int think = json_is_integer(thinking) ? (int)json_integer_value(thinking) : -1;
-    char *messages = dumped(q, "messages"), *tools = dumped(q, "tools");
-    lm_status st = lm_go_template_open(&t, source, err);
-    if (st == LM_OK && json_object_get(q, "tags"))
-        lm_go_template_describe(t, out);
-    else if (st == LM_OK && json_object_get(q, "prompt"))
-        st = lm_go_template_insert(t, str_of(json_object_get(q, "prompt")),
-                                   str_of(json_object_get(q, "suffix")), think, level, out, err);
-    else if (st == LM_OK)
-        st = lm_go_template_chat(t, lm_str_of(messages), lm_str_of(tools), think, level, out, err);
-    lm_go_template_close(t);
-    free(messages);
-    free(tools);
-    return st;
-}
-
 static void expect_answer(lm_str source, lm_status st, const lm_buf *out, const lm_err *err,
                           const json_t *want) {
     const json_t *text = json_object_get(want, "text"), *error = json_object_get(want, "error");
-    if (text && (st != LM_OK || !lm_str_eq(lm_buf_view(out), str_of(text))))
+    if (text && (st != LM_OK || !lm_str_eq(lm_buf_view(out), go_str(text))))
         fail_msg("%.*s\n  here: %s\n  Go:   %s", LM_STR_ARG(source), st == LM_OK ? out->ptr : err->text,
                  json_string_value(text));
     /* Of a node that is long our text has less. */
@@ -67,7 +38,7 @@ static void templates_over_data_are_as_in_go(void **state) {
     assert_true(json_array_size(plain) > 150);
     for (size_t i = 0; i < json_array_size(plain); i++) {
         const json_t *one = json_array_get(plain, i);
-        lm_str source = str_of(json_array_get(one, 0));
+        lm_str source = go_str(json_array_get(one, 0));
         lm_go_template *t = NULL;
         lm_err err = {0};
         lm_buf_clear(&out);
@@ -90,10 +61,10 @@ static void chats_are_rendered_as_by_ollama(void **state) {
     for (size_t i = 0; i < json_array_size(templates); i++) {
         const json_t *one = json_array_get(templates, i);
         for (size_t k = 0; k < json_array_size(chats); k++) {
-            lm_str source = str_of(json_array_get(one, 0));
+            lm_str source = go_str(json_array_get(one, 0));
             lm_err err = {0};
             lm_buf_clear(&out);
-            lm_status st = ask(source, json_array_get(chats, k), &out, &err);
+            lm_status st = go_ask(source, json_array_get(chats, k), &out, &err);
             expect_answer(source, st, &out, &err, json_array_get(json_array_get(one, 1), k));
         }
     }

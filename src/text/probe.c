@@ -6,9 +6,11 @@
  *     {"stream": [...]}                           {"text": TEXT}
  *     {"template": SOURCE or null, "context": {}} {"text": TEXT}; null: the model's own
  *     {"open": true}                              {"ms": TIME}, opening the model once more
- *     {"go": SOURCE, "data": VALUE}               {"text": TEXT}, a Go template over any data; or, as Ollama does it:
+ *     {"go": SOURCE, "data": VALUE}               {"text": TEXT}, a Go template over any data; or, as Ollama
+ * does it:
  *     {"go": SOURCE, "messages": [...], "tools": [...], "thinking": -1|0|1, "level": TEXT}
- *     {"go": SOURCE, "tags": true}                {"text": "OPEN|CLOSE|NAME,NAME"}: of thinking, and what it reads
+ *     {"go": SOURCE, "tags": true}                {"text": "OPEN|CLOSE|NAME,NAME"}: of thinking, and what it
+ * reads
  *     {"go": SOURCE, "prompt": TEXT, "suffix": TEXT, "thinking": ..., "level": ...}
  *
  * A failure is {"error": TEXT}. Without a DIR there are only Go templates.
@@ -17,11 +19,7 @@
 #include <stdlib.h>
 
 #include "base/json.h"
-#include "text/private.h"
-
-static lm_str str_of(const json_t *v) {
-    return (lm_str){json_string_value(v), json_string_length(v)};
-}
+#include "text/go_ask.h"
 
 static lm_status read_ids(const json_t *list, lm_tokens *ids, lm_err *err) {
     lm_status st = LM_OK;
@@ -48,7 +46,7 @@ static lm_status render(const lm_text *t, const json_t *source, const json_t *co
     lm_template *own = NULL;
     lm_buf text;
     lm_status st = LM_OK;
-    if (json_is_string(source)) st = lm_template_open(&own, str_of(source), err);
+    if (json_is_string(source)) st = lm_template_open(&own, go_str(source), err);
     if (st == LM_OK && !own && !t->chat) st = lm_fail(err, LM_NOT_FOUND, "the model has no chat template");
     if (st != LM_OK) return st;
     lm_buf_init(&text, (size_t)64 << 20);
@@ -56,34 +54,6 @@ static lm_status render(const lm_text *t, const json_t *source, const json_t *co
     if (st == LM_OK) st = lm_template_render(own ? own : t->chat, lm_buf_view(&text), out, err);
     lm_buf_release(&text);
     lm_template_close(own);
-    return st;
-}
-
-/* An array as text; empty when there is none. */
-static char *dumped(const json_t *q, const char *key) {
-    char *text = json_dumps(json_object_get(q, key), JSON_COMPACT);
-    return text ? text : lm_strdup("");
-}
-
-static lm_status run_go(const json_t *q, lm_buf *out, lm_err *err) {
-    lm_go_template *t = NULL;
-    const json_t *thinking = json_object_get(q, "thinking");
-    lm_str level = str_of(json_object_get(q, "level"));
-    int think = json_is_integer(thinking) ? (int)json_integer_value(thinking) : -1;
-    char *messages = dumped(q, "messages"), *tools = dumped(q, "tools");
-    lm_status st = lm_go_template_open(&t, str_of(json_object_get(q, "go")), err);
-    if (st == LM_OK && json_object_get(q, "data"))
-        st = lm_go_template_run(t, json_object_get(q, "data"), out, err);
-    else if (st == LM_OK && json_object_get(q, "tags"))
-        lm_go_template_describe(t, out);
-    else if (st == LM_OK && json_object_get(q, "prompt"))
-        st = lm_go_template_insert(t, str_of(json_object_get(q, "prompt")), str_of(json_object_get(q, "suffix")), think,
-                                   level, out, err);
-    else if (st == LM_OK)
-        st = lm_go_template_chat(t, lm_str_of(messages), lm_str_of(tools), think, level, out, err);
-    lm_go_template_close(t);
-    free(messages);
-    free(tools);
     return st;
 }
 
@@ -102,7 +72,7 @@ static lm_status answer_one(const lm_text *t, const char *dir, const json_t *q, 
     lm_status st;
     lm_buf_init(&out, (size_t)64 << 20);
     if (json_object_get(q, "go") || !t) {
-        st = run_go(q, &out, err);
+        st = go_ask(go_str(json_object_get(q, "go")), q, &out, err);
         if (st == LM_OK) {
             lm_buf_text(answer, "{\"text\":");
             lm_json_write_string(answer, lm_buf_view(&out));
@@ -112,7 +82,7 @@ static lm_status answer_one(const lm_text *t, const char *dir, const json_t *q, 
         st = time_open(dir, answer, err);
     } else if (json_object_get(q, "encode")) {
         bool special = json_is_true(json_object_get(q, "special"));
-        st = lm_tokenizer_encode(t->tokenizer, str_of(json_object_get(q, "encode")), special, &ids, err);
+        st = lm_tokenizer_encode(t->tokenizer, go_str(json_object_get(q, "encode")), special, &ids, err);
         if (st == LM_OK) lm_buf_text(answer, "{\"ids\":[");
         for (uint32_t i = 0; st == LM_OK && i < ids.n; i++)
             lm_buf_printf(answer, "%s%d", i ? "," : "", ids.ids[i]);
@@ -153,7 +123,8 @@ int main(int argc, char **argv) {
     ssize_t n;
     lm_buf answer;
     if (argc > 2) return fprintf(stderr, "usage: text-probe [DIR]\n"), 2;
-    if (argc == 2 && lm_text_open(&t, argv[1], &err) != LM_OK) return fprintf(stderr, "text-probe: %s\n", err.text), 1;
+    if (argc == 2 && lm_text_open(&t, argv[1], &err) != LM_OK)
+        return fprintf(stderr, "text-probe: %s\n", err.text), 1;
     lm_buf_init(&answer, (size_t)256 << 20);
     while ((n = getline(&line, &room, stdin)) > 0) {
         json_t *q = NULL;

@@ -1,4 +1,5 @@
 """Starts the real server on a free port, for the tests here and for run_api.py."""
+import asyncio
 import http.client
 import json
 import os
@@ -85,6 +86,23 @@ class Bridge:
 
     def wait_idle(self):
         return self.wait_for("idle", lambda h: h["running"] == 0 and h["waiting"] == 0)
+
+    def cancel(self, ask):
+        """Leaves what ask() waits for, a coroutine, once the server is at it; returns when the server has noticed."""
+
+        async def leave():
+            task = asyncio.create_task(ask())
+            while not self.health()["running"]:
+                await asyncio.sleep(0.02)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                return
+            raise AssertionError("it was over before it could be cancelled")
+
+        asyncio.run(leave())
+        self.wait_idle()
 
     def stop(self, sig=signal.SIGTERM):
         if self.process.poll() is None:
