@@ -49,20 +49,24 @@ static const go_field parameter_fields[] = {
     {"Required", &string_list, "required", "required", true},
     {"Properties", &properties, "properties", "properties", false},
 };
+/* Ollama from 0.14 on has forgotten the methods String of the next three: {{ .Function }}, as many published
+ * templates have it, is a Go struct there. Here it is JSON, as it was before and as they mean it. */
 static const go_type parameters = {GO_STRUCT, .name = "template.templateToolFunctionParameters",
-                                   FIELDS(parameter_fields)};
+                                   .string = GO_STRING_JSON, FIELDS(parameter_fields)};
 static const go_field function_fields[] = {
     {"Name", &go_type_string, "name", "name", false},
     {"Description", &go_type_string, "description", "description", false},
     {"Parameters", &parameters, "parameters", "parameters", false},
 };
-static const go_type function = {GO_STRUCT, .name = "template.templateToolFunction", FIELDS(function_fields)};
+static const go_type function = {GO_STRUCT, .name = "template.templateToolFunction", .string = GO_STRING_JSON,
+                                 FIELDS(function_fields)};
 static const go_field tool_fields[] = {
     {"Type", &go_type_string, "type", "type", false},
     {"Items", NULL, "items", "items", true},
     {"Function", &function, "function", "function", false},
 };
-static const go_type tool = {GO_STRUCT, .name = "template.templateTool", FIELDS(tool_fields)};
+static const go_type tool = {GO_STRUCT, .name = "template.templateTool", .string = GO_STRING_JSON,
+                             FIELDS(tool_fields)};
 const go_type go_type_tools = {GO_SLICE, .name = "template.templateTools", .elem = &tool,
                                .string = GO_STRING_JSON};
 

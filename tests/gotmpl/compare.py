@@ -132,11 +132,29 @@ def random_questions(n, seed):
         yield {"go": body(r, 0, []), "data": cases.DATA}
 
 
+# Ollama from 0.14 on prints a tool, its function and its parameters as Go structs where they have no field named, which its published
+# templates do not mean; here they are the JSON that they were before.
+STRUCTS = ("{{ range .Tools }}{{ . }}\1{{ json . }}\2{{ .Function }}\1{{ json .Function }}\2{{ .Function.Parameters }}\1"
+           "{{ json .Function.Parameters }}\2{{ end }}{{ if .Messages }}{{ end }}")
+
+
+def ask_reference(program, asked):
+    answers = ask([program], asked)
+    with_tools = [i for i, q in enumerate(asked) if q.get("tools")]
+    shown = ask([program], [{**asked[i], "go": STRUCTS} for i in with_tools])
+    for i, one in zip(with_tools, shown):
+        pairs = [pair.split("\1") for pair in one["text"].split("\2") if pair]
+        for key in answers[i]:
+            for struct, text in sorted(pairs, key=lambda pair: -len(pair[0])):
+                answers[i][key] = answers[i][key].replace(struct, text)
+    return answers
+
+
 def write(path, reference):
     plain = cases.SOURCES + cases.MULTILINE
     asked = [{"go": source, "data": cases.DATA} for source in plain]
     asked += [{"go": source, **chat} for source in cases.TEMPLATES for chat in cases.CHATS]
-    answers = ask([reference], asked)
+    answers = ask_reference(reference, asked)
     for one in answers:  # an address, and what nobody wants to be the same
         if "text" in one:
             one["text"] = ADDRESS.sub("0xc000000000", one["text"])
@@ -179,7 +197,7 @@ def main():
             if now.read() != open(a.golden, "rb").read():
                 sys.exit(f"{a.golden} is not what the reference says; write it again with --write")
     asked = list(questions(a.published)) + list(random_questions(a.fuzz, a.seed))
-    ours, theirs = ask([a.probe], asked), ask([a.reference], asked)
+    ours, theirs = ask([a.probe], asked), ask_reference(a.reference, asked)
     wrong = [(q, o, t) for q, o, t in zip(asked, ours, theirs) if not same(o, t)]
     for q, o, t in wrong[: a.show]:
         q = {key: value for key, value in q.items() if key != "data"}
