@@ -107,6 +107,12 @@ def home(tmp_path_factory):
     return directory
 
 
+def model_directory(home):
+    """The directory of MODEL in the store of home (docs/STORE.md: one view for each manifest)."""
+    [view] = (home / ".mlx-ollama/models/views").iterdir()
+    return view
+
+
 @pytest.fixture(scope="session")
 def bridge(home):
     """The server that most tests share; none of them may leave it changed."""

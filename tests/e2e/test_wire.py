@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import MODEL, few
+from conftest import MODEL, few, model_directory
 
 OPTIONS = {"temperature": 0, "num_predict": 8}
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$")
@@ -212,7 +212,7 @@ def test_ps_is_empty_until_something_is_loaded(own_bridge):
 
 
 def test_delete_of_a_linked_model_leaves_its_files(own_bridge, home, tmp_path):
-    source = next(home.glob(".mlx-ollama/models/*/*/smollm2/135m"))
+    source = model_directory(home)
     (tmp_path / "linked").symlink_to(source)
     server = own_bridge("--root", str(tmp_path), "--models", str(tmp_path / "own"))
     assert server.json("POST", "/api/generate", ask(model="linked", stream=False))[0] == 200
@@ -274,7 +274,7 @@ def test_a_full_queue_answers_503(own_bridge):
 
 
 def test_a_model_whose_files_vanish_fails_alone(own_bridge, home, tmp_path):
-    source = next(home.glob(".mlx-ollama/models/*/*/smollm2/135m"))
+    source = model_directory(home)
     root = tmp_path / "root"
     (root / "copy").mkdir(parents=True)
     for file in source.iterdir():
@@ -288,7 +288,7 @@ def test_a_model_whose_files_vanish_fails_alone(own_bridge, home, tmp_path):
 
 
 def test_damaged_models_give_one_clear_error(own_bridge, home, tmp_path):
-    source = next(home.glob(".mlx-ollama/models/*/*/smollm2/135m"))
+    source = model_directory(home)
     for name, file, content in (("cut", "model.safetensors", b"\x10\0\0\0\0\0\0\0{"), ("lying", "config.json", b"{}"),
                                 ("garbled", "tokenizer.json", b"{\"model\":")):
         (tmp_path / name).mkdir()
