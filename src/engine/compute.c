@@ -16,6 +16,9 @@
 
 #include "engine/core.h"
 
+#define LINK_NS                                                                                              \
+    2000000000u /* a closed connection is seen within milliseconds, on a busy machine somewhat later */
+
 /* ---- where this thread may be left behind
  *
  * When another rank is lost, what MLX waits for may never come. The dispatcher then takes the jobs of a
@@ -31,14 +34,19 @@ lm_status lm_core_enter(lm_core *c, lm_err *err) {
     return st;
 }
 
-void lm_core_leave(lm_core *c) {
+lm_status lm_core_leave(lm_core *c, lm_status st, lm_err *err) {
     lm_engine *e = c->e;
-    if (!e->config.world) return;
+    if (!e->config.world) return st;
     pthread_mutex_lock(&e->lock);
+    uint64_t now = lm_now_ns(), until = now + LINK_NS;
+    for (; st == LM_INTERNAL && !e->lost && now < until; now = lm_now_ns())
+        lm_cond_wait(&c->r->step_cond, &e->lock, (int64_t)(until - now));
+    if (st == LM_INTERNAL && e->lost) st = lm_fail(err, LM_BUSY, "%s", e->lost_text);
     c->r->computing = false;
     bool left = c->r->abandoned;
     pthread_mutex_unlock(&e->lock);
     while (left) pause();
+    return st;
 }
 
 /* ---- */
@@ -94,7 +102,7 @@ static void run_alone(lm_core *c, lm_batch *b) {
         if (st == LM_OK) {
             st = lm_model_step(c->model, &b->slices[i], 1, q->tokens + q->n_kv, &last, wants ? 1 : 0, &logits,
                                &err);
-            lm_core_leave(c);
+            st = lm_core_leave(c, st, &err);
         }
         if (st == LM_OK) {
             q->n_kv += n;
@@ -122,7 +130,7 @@ static void compute(lm_core *c) {
     lm_status st = lm_core_enter(c, &err);
     if (st == LM_OK) {
         st = lm_model_step(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, &logits, &err);
-        lm_core_leave(c);
+        st = lm_core_leave(c, st, &err);
     }
     if (st != LM_OK) {
         if (b->n_slices > 1) {
@@ -169,7 +177,7 @@ static lm_status launch(lm_core *c, lm_batch *b, const lm_flight *before, lm_err
     if (st == LM_OK) {
         st = lm_model_launch(c->model, b->slices, b->n_slices, b->tokens, b->out_rows, b->n_out, before,
                              b->ordered ? b->orders : NULL, &b->flight, err);
-        lm_core_leave(c);
+        st = lm_core_leave(c, st, err);
     }
     for (uint32_t i = 0; i < b->n_slices && st == LM_OK; i++)
         if (b->in_step[i]) b->in_step[i]->n_kv += b->slices[i].n_tokens;
@@ -194,7 +202,7 @@ static void collect(lm_core *c, lm_batch *b) {
     lm_status st = lm_core_enter(c, &err);
     if (st == LM_OK) {
         st = lm_model_wait(c->model, b->flight, c->picked, &err);
-        lm_core_leave(c);
+        st = lm_core_leave(c, st, &err);
     }
     if (st == LM_OK) lm_core_note_time(c, b->start_ns, b->n_rows);
     if (st != LM_OK) {
@@ -246,7 +254,7 @@ static void compute_ahead(lm_core *c) {
         st = lm_core_enter(c, &err);
         if (st == LM_OK) {
             st = lm_model_pick(c->model, next->flight, next->orders, &err);
-            lm_core_leave(c);
+            st = lm_core_leave(c, st, &err);
         }
         if (st != LM_OK) {
             fail_all(c, next, st, err.text);
@@ -291,8 +299,8 @@ void lm_core_step(lm_core *c) {
 
 void lm_core_rest(lm_core *c) {
     if (c->now->flight) drop(c, c->now);
-    lm_err lost;
-    if (lm_core_enter(c, &lost) != LM_OK) return;
+    lm_err nobody;
+    if (lm_core_enter(c, &nobody) != LM_OK) return;
     lm_model_idle(c->model);
-    lm_core_leave(c);
+    lm_core_leave(c, LM_OK, &nobody);
 }

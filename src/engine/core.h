@@ -62,7 +62,9 @@ void lm_batch_build(lm_core *c);
 /* -- compute.c */
 /* Around every call that may wait for other ranks. LM_BUSY: one of them is lost. */
 lm_status lm_core_enter(lm_core *c, lm_err *err) LM_CHECKED;
-void lm_core_leave(lm_core *c);
+/* st, err: what came of it. A backend that broke off because a rank is gone may know it before the link does: this waits for
+ * the link's word, and returns LM_BUSY with that as the reason. */
+lm_status lm_core_leave(lm_core *c, lm_status st, lm_err *err);
 void lm_core_step(lm_core *c);
 /* Learns how long a row takes from a step that began at `start_ns` and is done now. */
 void lm_core_note_time(lm_core *c, uint64_t start_ns, uint32_t n_rows);

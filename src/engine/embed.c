@@ -81,8 +81,7 @@ static lm_status open_kv(lm_core *c, lm_embedding *e, uint32_t input, lm_seq **k
     if (e->pooling == LM_POOL_LAST && !e->whole) find_shared(c, e, input, kv, n_read);
     while (!*kv && (st = lm_model_seq_open(c->model, kv, err)) != LM_OK)
         if (!give_up_some(c, e)) break;
-    lm_core_leave(c);
-    return st;
+    return lm_core_leave(c, st, err);
 }
 
 void lm_core_drop_embedding(lm_core *c, lm_sequence *q, bool keep) {
@@ -268,8 +267,7 @@ static lm_status compute(lm_core *c, uint32_t first, uint32_t n, const float **s
     }
     st = lm_model_states(c->model, b->slices + first, n, b->tokens + rows, b->out_rows + outs, n_out, states,
                          err);
-    lm_core_leave(c);
-    return st;
+    return lm_core_leave(c, st, err);
 }
 
 /* A step has failed, which left all of them as they were: each alone, so that the others go on. */

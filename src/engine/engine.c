@@ -179,6 +179,7 @@ void lm_engine_lose(lm_engine *e, uint32_t rank, const char *text) {
         e->lost_rank = rank;
         snprintf(e->lost_text, sizeof(e->lost_text), "%s", text);
         lm_engine_poke(e);
+        for (lm_runner *r = e->runners; r; r = r->next) pthread_cond_signal(&r->step_cond); /* lm_core_leave */
     }
     pthread_mutex_unlock(&e->lock);
 }

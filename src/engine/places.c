@@ -100,6 +100,7 @@ void lm_core_admit(lm_core *c, lm_sequence *q) {
     while (!q->kv && (st = lm_model_seq_open(c->model, &q->kv, &err)) != LM_OK) {
         if (!lm_prefix_evict(&c->prefix)) break;
     }
-    lm_core_leave(c);
-    if (st != LM_OK) lm_core_fail(c, q, false, st == LM_BUSY ? LM_NO_MEMORY : st, err.text);
+    if (st == LM_BUSY) st = LM_NO_MEMORY;
+    st = lm_core_leave(c, st, &err);
+    if (st != LM_OK) lm_core_fail(c, q, false, st, err.text);
 }

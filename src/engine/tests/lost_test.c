@@ -164,13 +164,59 @@ static void nobody_waits_for_a_thread_that_does_not_come_back(void **state) {
     lm_job_unref(elsewhere.job);
 }
 
+static void *lose_later(void *e) {
+    gate_await(&at_step, 1);
+    gate_open(&at_step);
+    usleep(50000); /* the step has failed by now */
+    lm_engine_lose(e, 1, TEXT);
+    return NULL;
+}
+
+static void a_backend_that_knows_it_before_the_link_waits_for_the_link(void **state) {
+    (void)state;
+    memset(&fake, 0, sizeof(fake)); /* the test before has left a thread behind, and what it holds */
+    fake_reset();
+    gate_init(&at_step, false);
+    lm_engine *e = open_ranks(2);
+    heard h;
+    heard_init(&h);
+    fake.step_hook = wait_at_step;
+    fake.fail_step = 1;
+    pthread_t other;
+    assert_int_equal(pthread_create(&other, NULL, lose_later, e), 0);
+    submit(e, endless(), &h);
+    expect_lost(&h);
+    pthread_join(other, NULL);
+    expect_refused(e);
+    lm_engine_close(e, 0);
+    lm_job_unref(h.job);
+}
+
+static void a_fault_that_is_nobodys_loss_keeps_its_reason(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine *e = open_ranks(2);
+    heard h;
+    heard_init(&h);
+    fake.fail_step = 1;
+    ask(e, endless(), &h);
+    assert_int_equal(h.status, LM_INTERNAL);
+    fake.fail_step = 0;
+    ask(e, raw_request("a"), &h);
+    assert_int_equal(h.status, LM_OK);
+    lm_engine_close(e, 0);
+    assert_all_gone();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_server_of_several_ranks_says_so),
         cmocka_unit_test(one_model_at_a_time),
         cmocka_unit_test(a_loss_while_nothing_runs_refuses_what_comes),
         cmocka_unit_test(a_loss_in_mid_answer_ends_it),
+        cmocka_unit_test(a_fault_that_is_nobodys_loss_keeps_its_reason),
         cmocka_unit_test(nobody_waits_for_a_thread_that_does_not_come_back),
+        cmocka_unit_test(a_backend_that_knows_it_before_the_link_waits_for_the_link),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
