@@ -324,7 +324,7 @@ static lm_status answers(void *ctx, lm_err *err) {
 }
 
 static void broken(void *ctx, const char *why) {
-    lm_link_lose(((bridge_cluster *)ctx)->link, 0, why);
+    lm_link_broke(((bridge_cluster *)ctx)->link, why);
 }
 
 lm_status bridge_cluster_start(const bridge_config *c, bridge_cluster *cl, const lm_backend *backend,

@@ -88,8 +88,9 @@ lm_status lm_link_tell(lm_link *l, const void *frame, size_t n, lm_err *err) LM_
 /* Waits for an answer of each to the last frame. The first that is not LM_OK is the result, its text begins with the rank; who does not
  * answer in wait_ns is lost. */
 lm_status lm_link_answers(lm_link *l, int64_t wait_ns, lm_err *err) LM_CHECKED;
-/* Rank 0: declares rank r lost. */
-void lm_link_lose(lm_link *l, uint32_t rank, const char *why);
+/* Rank 0: its own part of the work broke off. That is how a rank that is gone shows first; so this waits a little for a connection
+ * that closes, and declares rank 0 lost when none does. */
+void lm_link_broke(lm_link *l, const char *why);
 /* Ranks that were lost (the one that was first; the others are sent away). Returns how many, 0: all is well. */
 uint32_t lm_link_lost(lm_link *l, uint32_t ranks[LM_MAX_RANKS], lm_err *text);
 

@@ -22,6 +22,9 @@
 
 enum { TICK_MS = 200, MAX_QUEUE = 64 << 20 };
 #define GRACE_NS UINT64_C(3000000000) /* for the caller to end by itself after a goodbye */
+#define SEEN_NS                                                                                              \
+    UINT64_C(2000000000) /* a connection that closes is seen within milliseconds, on a busy machine somewhat \
+                            later */
 
 typedef struct peer {
     int fd; /* -1: not here yet; open until the link is freed */
@@ -149,7 +152,23 @@ static void lose(lm_link *l, uint32_t rank, const char *why) {
     pthread_cond_broadcast(&l->changed);
 }
 
-void lm_link_lose(lm_link *l, uint32_t rank, const char *why) {
+/* Under the lock, a second at most. */
+static void wait_for_change(lm_link *l) {
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    ts.tv_sec += 1;
+    pthread_cond_timedwait(&l->changed, &l->lock, &ts);
+}
+
+void lm_link_broke(lm_link *l, const char *why) {
+    uint64_t end = lm_now_ns() + SEEN_NS;
+    pthread_mutex_lock(&l->lock);
+    while (!l->is_lost && !l->bye && lm_now_ns() < end) wait_for_change(l);
+    lose(l, 0, why);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void lose_peer(lm_link *l, uint32_t rank, const char *why) {
     pthread_mutex_lock(&l->lock);
     lose(l, rank, why);
     pthread_mutex_unlock(&l->lock);
@@ -247,14 +266,14 @@ static void hear(lm_link *l, peer *p) {
     }
     p->gone = true;
     (void)shutdown(p->fd, SHUT_RDWR); /* what somebody is sending fails */
-    lm_link_lose(l, p->rank, err.text);
+    lose_peer(l, p->rank, err.text);
 }
 
 static void beat(lm_link *l, peer *p) {
     uint64_t now = lm_now_ns();
     lm_err err = {0};
     if (now - p->heard_ns > (uint64_t)LM_LINK_SILENCE_NS) {
-        lm_link_lose(l, p->rank, "it has been silent for ten seconds");
+        lose_peer(l, p->rank, "it has been silent for ten seconds");
         return;
     }
     if (now - p->beaten_ns < (uint64_t)LM_LINK_BEAT_NS || pthread_mutex_trylock(&p->sending)) return;
@@ -262,7 +281,7 @@ static void beat(lm_link *l, peer *p) {
     pthread_mutex_unlock(&p->sending);
     p->beaten_ns = now;
     if (st == LM_IO)
-        lm_link_lose(l, p->rank, err.text); /* when it merely does not read, silence tells in the end */
+        lose_peer(l, p->rank, err.text); /* when it merely does not read, silence tells in the end */
 }
 
 /* Says goodbye to everybody who is there. */
@@ -430,7 +449,7 @@ lm_status lm_link_tell(lm_link *l, const void *frame, size_t n, lm_err *err) {
         pthread_mutex_lock(&p->sending);
         st = lm_frame_send(p->fd, LM_LINK_DATA, frame, n, lm_now_ns() + (uint64_t)LM_LINK_SILENCE_NS, &why);
         pthread_mutex_unlock(&p->sending);
-        if (st != LM_OK) lm_link_lose(l, p->rank, why.text);
+        if (st != LM_OK) lose_peer(l, p->rank, why.text);
     }
     return st == LM_OK || st == LM_TOO_LARGE ? st : still_whole(l, err);
 }
@@ -441,12 +460,7 @@ lm_status lm_link_answers(lm_link *l, int64_t wait_ns, lm_err *err) {
     pthread_mutex_lock(&l->lock);
     for (uint32_t i = 0; i < l->n_peers && st == LM_OK; i++) {
         peer *p = &l->peers[i];
-        while (!p->answered && !l->is_lost && lm_now_ns() < end) {
-            struct timespec ts;
-            clock_gettime(CLOCK_REALTIME, &ts);
-            ts.tv_sec += 1; /* looks again then */
-            pthread_cond_timedwait(&l->changed, &l->lock, &ts);
-        }
+        while (!p->answered && !l->is_lost && lm_now_ns() < end) wait_for_change(l);
         /* An answer that comes later would be taken for one to something else. */
         if (!p->answered && !l->is_lost) lose(l, p->rank, "it did not answer in time");
         if (l->is_lost)

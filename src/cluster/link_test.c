@@ -167,6 +167,33 @@ static void who_gives_up_is_lost_with_the_reason(void **state) {
     for (uint32_t r = 1; r < 3; r++) lm_link_close(w.others[r]);
 }
 
+static void *close_later(void *link) {
+    usleep(50000);
+    lm_link_close(link);
+    return NULL;
+}
+
+/* The work breaks off before the link has seen that the connection is closed. */
+static void who_is_gone_is_to_blame_and_not_who_felt_it(void **state) {
+    (void)state;
+    world w;
+    pthread_t other;
+    meet(&w, 2);
+    assert_int_equal(pthread_create(&other, NULL, close_later, w.others[1]), 0);
+    lm_link_broke(w.zero, "a peer does not answer");
+    wait_for_loss(&w, 1);
+    assert_int_equal(atomic_load(&w.lost_rank), 1);
+    pthread_join(other, NULL);
+    lm_link_close(w.zero);
+
+    meet(&w, 2);
+    lm_link_broke(w.zero, "the device is on fire");
+    wait_for_loss(&w, 1);
+    assert_string_equal(w.text, "rank 0 was lost: the device is on fire; restart the server");
+    lm_link_close(w.zero);
+    lm_link_close(w.others[1]);
+}
+
 static void a_wrong_secret_is_refused_by_both_sides(void **state) {
     (void)state;
     world w;
@@ -289,6 +316,7 @@ int main(void) {
         cmocka_unit_test(frames_reach_everybody_in_order),
         cmocka_unit_test(the_first_bad_answer_names_its_rank),
         cmocka_unit_test(who_gives_up_is_lost_with_the_reason),
+        cmocka_unit_test(who_is_gone_is_to_blame_and_not_who_felt_it),
         cmocka_unit_test(a_wrong_secret_is_refused_by_both_sides),
         cmocka_unit_test(garbage_and_large_frames_are_sent_away),
         cmocka_unit_test(a_rank_joins_once),

@@ -27,8 +27,8 @@ def byte_letters():
     return {b: chr(b) for b in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
-def with_tokenizer(source, target):
-    """A model directory that speaks: ids 0..127 are ASCII, the rest are words of their own."""
+def with_tokenizer(source, target, ends=True):
+    """A model directory that speaks: ids 0..127 are ASCII, the rest are words of their own, the last one ends an answer."""
     target.mkdir()
     config = json.loads((source / "config.json").read_text())
     n = config.get("text_config", config).get("vocab_size") or config["vocab_size"]
@@ -46,8 +46,10 @@ def with_tokenizer(source, target):
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []},
     }
-    settings = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}", "eos_token": f"<{n - 1}>",
+    settings = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}",
                 "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 256}
+    if ends:
+        settings["eos_token"] = f"<{n - 1}>"
     (target / "tokenizer.json").write_text(json.dumps(tokenizer))
     (target / "tokenizer_config.json").write_text(json.dumps(settings))
 
@@ -79,6 +81,7 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     for name in FAMILIES:
         with_tokenizer(Path(golden) / name, root / name)
+    with_tokenizer(Path(golden) / "smollm3-f32", root / "endless", ends=False)
     sources = tmp_path_factory.mktemp("uneven")
     make_uneven(sources)
     for name in UNEVEN:

@@ -11,7 +11,7 @@ import pytest
 from .conftest import followers, gone, ids
 
 PATIENCE = 30  # seconds for what takes about one
-ENDLESS = {"model": "smollm3-f32", "prompt": "the quick brown fox", "options": {"num_predict": 100000, "num_ctx": 64}}
+ENDLESS = {"model": "endless", "prompt": "the quick brown fox", "options": {"num_predict": 100000, "num_ctx": 256}}
 
 
 def within(what, check):
@@ -56,8 +56,8 @@ def test_a_follower_that_dies_in_mid_answer(ranks, mode, end):
     assert "rank 1" in health["cluster"]["error"]
     assert health["running"] == 0 and health["waiting"] == 0
     assert server.json("GET", "/api/version")["version"]
-    assert "smollm3-f32" in str(server.json("GET", "/api/tags"))
-    for model in ("smollm3-f32", "mixtral-q4"):
+    assert "endless" in str(server.json("GET", "/api/tags"))
+    for model in ("endless", "mixtral-q4"):
         refused = server.json("POST", "/api/generate", {**ENDLESS, "model": model, "stream": False}, status=503)
         assert "rank 1 (127.0.0.1) was lost" in refused["error"]
     assert server.stop() == 1
