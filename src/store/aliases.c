@@ -42,10 +42,17 @@ static void *grow(void *items, uint32_t n, uint32_t *room, size_t size) {
     return lm_realloc(items, *room * size);
 }
 
-static lm_status add_alias(lm_aliases *a, lm_str key, lm_str value, lm_err *err) {
-    lm_alias alias = {0};
-    if (lm_name_parse(key, &alias.name, NULL) != LM_OK)
-        return lm_fail(err, LM_INVALID, "'" LM_STR_FMT "' is not a model name", LM_STR_ARG(key));
+/* "7b-instruct-q4_K_M", "8b-q8_0", "1b-fp16" */
+static bool names_a_form(const char *tag) {
+    static const char *const forms[] = {"-q4_K_M", "-q8_0", "-fp16"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (lm_str_ends(lm_str_of(tag), lm_str_of(forms[i]))) return true;
+    return false;
+}
+
+/* "org/one, org/two" into repos, which has room for LM_MAX_CANDIDATES. */
+static lm_status read_repos(lm_str value, lm_name *repos, uint32_t *n_repos, lm_err *err) {
+    *n_repos = 0;
     while (value.len) {
         const char *comma = memchr(value.ptr, ',', value.len);
         size_t len = comma ? (size_t)(comma - value.ptr) : value.len;
@@ -53,22 +60,38 @@ static lm_status add_alias(lm_aliases *a, lm_str key, lm_str value, lm_err *err)
         size_t used = comma ? len + 1 : len;
         value = (lm_str){value.ptr + used, value.len - used};
 
-        lm_name *n = &alias.repos[alias.n_repos];
-        if (alias.n_repos == LM_MAX_CANDIDATES)
+        if (*n_repos == LM_MAX_CANDIDATES)
             return lm_fail(err, LM_INVALID, "more than %d repositories for one name", LM_MAX_CANDIDATES);
+        lm_name *n = &repos[*n_repos];
         if (lm_name_parse(repo, n, NULL) != LM_OK || strcmp(n->ns, LM_DEFAULT_NS) == 0)
             return lm_fail(err, LM_INVALID,
                            "'" LM_STR_FMT "' is not a repository, write organisation/repository",
                            LM_STR_ARG(repo));
         snprintf(n->host, sizeof n->host, "%s", LM_DEFAULT_HOST);
-        alias.n_repos++;
+        ++*n_repos;
     }
-    for (uint32_t i = 0; i < a->n; i++) {
-        if (!lm_name_same(&a->items[i].name, &alias.name)) continue;
-        a->items[i] = alias;
+    return LM_OK;
+}
+
+static lm_status add_alias(lm_aliases *a, lm_str key, lm_str value, lm_err *err) {
+    lm_alias alias = {.shipped = a->n_files == 0};
+    lm_name repos[LM_MAX_CANDIDATES];
+    if (lm_name_parse(key, &alias.name, NULL) != LM_OK)
+        return lm_fail(err, LM_INVALID, "'" LM_STR_FMT "' is not a model name", LM_STR_ARG(key));
+    lm_status st = read_repos(value, repos, &alias.n_repos, err);
+    if (st != LM_OK) return st;
+    alias.form = alias.shipped && names_a_form(alias.name.tag);
+
+    uint32_t at = 0;
+    while (at < a->n && !lm_name_same(&a->items[at].name, &alias.name)) at++;
+    if (at == MAX_ALIASES) return lm_fail(err, LM_TOO_LARGE, "more than %d aliases", MAX_ALIASES);
+    alias.repos = lm_alloc(alias.n_repos * sizeof *repos);
+    memcpy(alias.repos, repos, alias.n_repos * sizeof *repos);
+    if (at < a->n) {
+        free(a->items[at].repos);
+        a->items[at] = alias;
         return LM_OK;
     }
-    if (a->n == MAX_ALIASES) return lm_fail(err, LM_TOO_LARGE, "more than %d aliases", MAX_ALIASES);
     a->items = grow(a->items, a->n, &a->room, sizeof *a->items);
     a->items[a->n++] = alias;
     return LM_OK;
@@ -135,11 +158,13 @@ lm_status lm_aliases_read(lm_aliases *a, const char *path, lm_err *err) {
         st = add_line(a, take_line(&rest), &section, err);
         if (st != LM_OK) lm_fail_in(err, st, "%s line %d", path, line);
     }
+    a->n_files++;
     lm_buf_release(&text);
     return st;
 }
 
 void lm_aliases_release(lm_aliases *a) {
+    for (uint32_t i = 0; i < a->n; i++) free(a->items[i].repos);
     free(a->items);
     free(a->tags);
     *a = (lm_aliases){0};

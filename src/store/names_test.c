@@ -90,6 +90,8 @@ static void directory_names_become_parts(void **state) {
 
 /* ---- aliases */
 
+#define TABLE LM_SOURCE_DIR "/share/aliases.ini"
+
 static lm_status read_text(lm_aliases *a, const char *text, lm_err *err) {
     char path[100];
     snprintf(path, sizeof path, "%s/a.ini", test_dir());
@@ -116,7 +118,7 @@ static void the_shipped_table_holds_the_promised_names(void **state) {
     };
     lm_aliases a = {0};
     lm_err err = {0};
-    expect_ok(lm_aliases_read(&a, LM_SOURCE_DIR "/share/aliases.ini", &err), err);
+    expect_ok(lm_aliases_read(&a, TABLE, &err), err);
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         lm_name n = parsed(want[i][0]);
         const lm_alias *alias = lm_aliases_find(&a, &n);
@@ -124,11 +126,52 @@ static void the_shipped_table_holds_the_promised_names(void **state) {
         if (!alias) fail_msg("%s is not in the table", want[i][0]);
         lm_name_short(&alias->repos[0], text);
         assert_string_equal(text, want[i][1]);
+        assert_true(alias->n_repos >= 2); /* the first may not be on the hub */
+        assert_true(alias->shipped && !alias->form);
+    }
+    lm_name bare = parsed("QWEN2.5-coder"), form = parsed("llama3.2:1b-instruct-q4_K_M");
+    assert_string_equal(lm_aliases_default_tag(&a, &bare), "7b");
+    assert_true(lm_aliases_find(&a, &form)->form);
+    lm_aliases_release(&a);
+}
+
+/* How many entries a section of the table has, duplicates counted. */
+static uint32_t lines_of(const char *text, const char *section) {
+    const char *p = strstr(text, section);
+    uint32_t n = 0;
+    assert_non_null(p);
+    for (p = strchr(p + 1, '\n'); p && p[1] != '['; p = strchr(p + 1, '\n'))
+        n += p[1] && p[1] != '#' && p[1] != '\n';
+    return n;
+}
+
+static void the_shipped_table_is_in_form(void **state) {
+    (void)state;
+    lm_aliases a = {0};
+    lm_err err = {0};
+    lm_buf text;
+    lm_buf_init(&text, 1u << 20);
+    expect_ok(lm_aliases_read(&a, TABLE, &err), err);
+    expect_ok(lm_file_read(TABLE, 1u << 20, &text, &err), err);
+    lm_buf_char(&text, '\0');
+    assert_int_equal(lines_of(text.ptr, "\n[aliases]"), a.n); /* no name twice */
+    assert_int_equal(lines_of(text.ptr, "\n[default-tags]"), a.n_tags);
+    assert_true(a.n > 100);
+    for (uint32_t i = 0; i < a.n; i++) {
+        const lm_alias *alias = &a.items[i];
+        assert_string_equal(alias->name.ns, LM_DEFAULT_NS);
+        assert_true(alias->n_repos > 0);
+        for (uint32_t k = 0; k < alias->n_repos; k++) {
+            assert_string_equal(alias->repos[k].host, LM_DEFAULT_HOST);
+            assert_string_equal(alias->repos[k].tag, LM_DEFAULT_TAG);
+            for (uint32_t j = 0; j < k; j++) assert_false(lm_name_same(&alias->repos[j], &alias->repos[k]));
+        }
     }
     /* A default tag that leads nowhere would be a name that can never be found. */
-    for (uint32_t i = 0; i < a.n_tags; i++) assert_non_null(lm_aliases_find(&a, &a.tags[i].name));
-    lm_name bare = parsed("QWEN2.5-coder");
-    assert_string_equal(lm_aliases_default_tag(&a, &bare), "7b");
+    for (uint32_t i = 0; i < a.n_tags; i++)
+        if (!lm_aliases_find(&a, &a.tags[i].name))
+            fail_msg("%s:%s is no alias", a.tags[i].name.model, a.tags[i].name.tag);
+    lm_buf_release(&text);
     lm_aliases_release(&a);
 }
 
@@ -145,6 +188,7 @@ static void later_entries_win(void **state) {
     assert_int_equal(a.items[0].n_repos, 1);
     lm_name_short(&a.items[0].repos[0], text);
     assert_string_equal(text, "me/mine:latest");
+    assert_false(a.items[0].shipped);
     assert_int_equal(a.n_tags, 1);
     lm_name bare = parsed("m");
     assert_string_equal(lm_aliases_default_tag(&a, &bare), "2b");
@@ -183,6 +227,7 @@ int main(void) {
         cmocka_unit_test(names_differ_in_more_than_case),
         cmocka_unit_test(directory_names_become_parts),
         cmocka_unit_test(the_shipped_table_holds_the_promised_names),
+        cmocka_unit_test(the_shipped_table_is_in_form),
         cmocka_unit_test(later_entries_win),
         cmocka_unit_test(errors_name_file_and_line),
     };

@@ -30,8 +30,10 @@ bool lm_name_part(const char *file, bool namespace_part, char out[84]);
 
 typedef struct lm_alias {
     lm_name name;
-    lm_name repos[LM_MAX_CANDIDATES]; /* default host, namespace/model, tag latest */
+    lm_name *repos; /* n_repos: default host, namespace/model, tag latest */
     uint32_t n_repos;
+    bool shipped; /* of the first file that was read: the installed table */
+    bool form;    /* of it: a name for one quantised form (7b-instruct-q4_K_M), lists prefer the others */
 } lm_alias;
 
 typedef struct lm_default_tag {
@@ -43,6 +45,7 @@ typedef struct lm_aliases {
     uint32_t n, room;
     lm_default_tag *tags;
     uint32_t n_tags, room_tags;
+    uint32_t n_files; /* that were read before */
 } lm_aliases;
 
 /* Adds the entries of one file; an entry of the same name is replaced. LM_INVALID and LM_TOO_LARGE name file

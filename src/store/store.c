@@ -63,6 +63,8 @@ lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *e
         add_place(s, real ? real : lm_strdup(config->roots[i]), false);
     }
     add_place(s, lm_path_home("workspace/mlx"), false);
+    add_place(s, lm_path_home(".lmstudio/models"), false);
+    add_place(s, lm_path_home(".cache/lm-studio/models"), false);
     add_place(s, hub_cache(), false);
 
     lm_status st = read_aliases(s, config->aliases, err);
@@ -370,8 +372,9 @@ static bool add_entry(void *ctx, const lm_name *name, const lm_entry *entry) {
     return true;
 }
 
-/* The entries under which lm_store_find would follow this alias, in the same order. */
-static void add_alias_entry(listing *l, uint32_t n_real, const lm_alias *alias) {
+/* The entry that lm_store_find would follow this alias to, in the same order. A name for one quantised form
+ * is listed only where the model has no other alias: each has a handful of them. */
+static void add_alias_entry(listing *l, uint32_t n_real, bool *aliased, const lm_alias *alias) {
     if (listed(l, &alias->name)) return;
     for (uint32_t i = 0; i < alias->n_repos; i++) {
         const lm_name *repo = &alias->repos[i];
@@ -382,6 +385,8 @@ static void add_alias_entry(listing *l, uint32_t n_real, const lm_alias *alias) 
             bool same = strcasecmp(have->model, repo->model) == 0 && strcasecmp(have->tag, repo->tag) == 0 &&
                         (plain || (is_repo(have) && strcasecmp(have->ns, repo->ns) == 0));
             if (!same || lm_tombs_has(l->tombs, &alias->name, l->entries[k].dir)) continue;
+            if (alias->form && aliased[k]) return;
+            aliased[k] = true;
             lm_entry entry = l->entries[k];
             lm_name_short(&alias->name, entry.name);
             entry.owned = false;
@@ -389,6 +394,15 @@ static void add_alias_entry(listing *l, uint32_t n_real, const lm_alias *alias) 
             return;
         }
     }
+}
+
+static void add_aliases(listing *l, const lm_aliases *a) {
+    uint32_t n_real = l->n;
+    bool *aliased = lm_alloc(n_real + 1);
+    for (int form = 0; form < 2; form++)
+        for (uint32_t i = 0; i < a->n; i++)
+            if (a->items[i].form == (form == 1)) add_alias_entry(l, n_real, aliased, &a->items[i]);
+    free(aliased);
 }
 
 static int newest_first(const void *a, const void *b) {
@@ -403,8 +417,7 @@ lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) {
     listing l = {.tombs = &tombs};
 
     for (uint32_t i = 0; i < s->n_places; i++) lm_place_walk(&s->places[i], NULL, add_entry, &l);
-    uint32_t n_real = l.n;
-    for (uint32_t i = 0; i < s->aliases.n; i++) add_alias_entry(&l, n_real, &s->aliases.items[i]);
+    add_aliases(&l, &s->aliases);
     lm_tombs_release(&tombs);
     free(l.names);
     if (l.no_memory || !(l.entries || (l.entries = lm_try_alloc(1, sizeof *l.entries)))) {

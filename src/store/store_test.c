@@ -127,14 +127,14 @@ static void an_empty_machine_has_no_models(void **state) {
 
 static void a_plain_directory_of_the_own_store_is_found_without_regard_to_case(void **state) {
     (void)state;
-    put_model(".mlx-ollama/models/registry.ollama.ai/library/SmolLM2/135M");
+    put_model(".mlx-ollama/models/registry.ollama.ai/library/SmolLM2/1.7B");
     lm_store *s = open_store(NULL);
-    lm_entry e = find(s, "smollm2:135m");
-    assert_string_equal(e.name, "SmolLM2:135M");
+    lm_entry e = find(s, "smollm2:1.7b");
+    assert_string_equal(e.name, "SmolLM2:1.7B");
     assert_true(e.owned && !e.managed);
     assert_int_equal(e.size, 2 + 7);
-    assert_string_equal(find(s, "registry.ollama.ai/library/SMOLLM2:135m").name, "SmolLM2:135M");
-    assert_string_equal(find(s, "smollm2").name, "SmolLM2:135M"); /* the default tag */
+    assert_string_equal(find(s, "registry.ollama.ai/library/SMOLLM2:1.7b").name, "SmolLM2:1.7B");
+    assert_string_equal(find(s, "smollm2").name, "SmolLM2:1.7B"); /* the default tag */
     lm_store_close(s);
 }
 
@@ -170,7 +170,7 @@ static void every_kind_of_place_is_listed_newest_first(void **state) {
     }
     lm_store *s = open_store("disk");
     assert_string_equal(listed(s), "hf.co/org/pulled:latest plain-one:latest org/two:latest "
-                                   "mlx-community/phi-4-4bit:latest phi4:latest");
+                                   "mlx-community/phi-4-4bit:latest phi4:14b phi4:latest");
     assert_string_equal(find(s, "org/pulled").name, "hf.co/org/pulled:latest");
     assert_string_equal(find(s, "hf.co/org/two").name, "org/two:latest");
     assert_string_equal(find(s, "https://huggingface.co/MLX-community/Phi-4-4bit").name,
@@ -205,6 +205,31 @@ static void an_alias_leads_to_the_first_repository_on_this_disk(void **state) {
     assert_true(find(s, "m").owned); /* a model of that very name comes before any alias */
     assert_non_null(strstr(listed(s), "m:1b"));
     free(table);
+    lm_store_close(s);
+}
+
+static void a_name_of_a_form_is_listed_only_where_there_is_no_other(void **state) {
+    (void)state;
+    put_hub("models--mlx-community--Llama-3.2-1B-Instruct-4bit", "aaa", true);
+    put_hub("models--mlx-community--Llama-3.2-3B-Instruct-bf16", "bbb", true);
+    lm_store *s = open_store(NULL);
+    const char *names = listed(s);
+    assert_non_null(strstr(names, "llama3.2:1b"));
+    assert_null(strstr(names, "llama3.2:1b-instruct-q4_K_M"));
+    assert_non_null(strstr(names, "llama3.2:3b-instruct-fp16"));
+    assert_string_equal(find(s, "llama3.2:1b-instruct-q4_K_M").dir, find(s, "llama3.2:1b").dir);
+    lm_store_close(s);
+}
+
+static void lm_studios_folders_are_looked_at(void **state) {
+    (void)state;
+    put_model(".lmstudio/models/mlx-community/One-4bit");
+    put_model(".cache/lm-studio/models/org/Two");
+    put_model(".cache/lm-studio/models/mlx-community/One-4bit");
+    lm_store *s = open_store(NULL);
+    assert_non_null(strstr(find(s, "mlx-community/one-4bit").dir, "/.lmstudio/models/"));
+    assert_non_null(strstr(find(s, "hf.co/org/two").dir, "/.cache/lm-studio/models/org/Two"));
+    assert_null(strstr(strstr(listed(s), "One-4bit") + 1, "One-4bit")); /* once */
     lm_store_close(s);
 }
 
@@ -331,7 +356,7 @@ static void deleting_a_linked_model_leaves_the_users_files(void **state) {
     lm_err err = {0};
     expect_ok(lm_store_delete(s, "phi4", &err), err);
     not_there(s, "phi4");
-    assert_string_equal(listed(s), "mlx-community/phi-4-4bit:latest"); /* its other name */
+    assert_string_equal(listed(s), "mlx-community/phi-4-4bit:latest phi4:14b"); /* its other names */
     expect_ok(lm_store_delete(s, "MLX-community/phi-4-4bit", &err), err);
     assert_string_equal(listed(s), "");
     not_there(s, "hf.co/mlx-community/phi-4-4bit");
@@ -389,6 +414,8 @@ int main(void) {
         T(every_kind_of_place_is_listed_newest_first),
         T(a_root_may_be_a_model_itself),
         T(an_alias_leads_to_the_first_repository_on_this_disk),
+        T(a_name_of_a_form_is_listed_only_where_there_is_no_other),
+        T(lm_studios_folders_are_looked_at),
         T(the_users_table_extends_the_installed_one),
         T(incomplete_models_are_passed_over),
         T(the_hub_cache_gives_main_or_the_newest_whole_snapshot),
