@@ -1,6 +1,9 @@
 # The GGUF importer's part of this room; CMakeLists.txt includes it.
-set(import_sources import.c import_family.c import_config.c import_tensors.c import_blocks.c import_tokenizer.c
+set(import_sources import.c import_family.c import_config.c import_tensors.c import_blocks.c import_regrid.c import_tokenizer.c
     import_pretokens.c import_spm.c)
+
+# Loops over blocks are written for the compiler to vectorise.
+set_source_files_properties(import_blocks.c import_regrid.c PROPERTIES COMPILE_OPTIONS "-O3")
 
 # The importer alone, for scripts and checks: mlx-ollama-import FILE.gguf DIRECTORY. It is built from its own files, so
 # that it needs neither the tokenizer library nor a model.

@@ -47,7 +47,7 @@ typedef struct lm_target {
 } lm_target;
 lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm_err *err) LM_CHECKED;
 
-/* ---- blocks (import_blocks.c) */
+/* ---- blocks (import_blocks.c, import_regrid.c) */
 
 /* The MLX form of one GGML type. quant NONE: numbers of dtype are copied. */
 typedef struct lm_form {
@@ -59,8 +59,20 @@ bool lm_form_of(lm_ggml_type type, lm_form *out); /* false: no MLX form is known
 /* Converts n elements (whole blocks of `type`; a multiple of 32) from src. codes: n * bits / 8 bytes; scales
  * and biases: n / 32 f16 (or u8 exponents in scales for mxfp4, biases then unused). False: a scale is not
  * finite or does not fit f16. */
-bool lm_blocks_convert(lm_ggml_type type, const uint8_t *src, uint64_t n, uint8_t *codes, uint16_t *scales,
+bool lm_blocks_convert(lm_ggml_type type, const uint8_t *src, uint64_t n, uint8_t *codes, void *scales,
                        uint16_t *biases);
+
+/* One block of one type; those of import_regrid.c. */
+typedef bool lm_block_convert(const uint8_t *block, uint8_t *codes, uint16_t *scales, uint16_t *biases);
+lm_block_convert lm_block_q2_k, lm_block_q6_k;
+
+static inline float lm_block_f16(const uint8_t *p) { /* at any address */
+    return lm_f16_to_f32((uint16_t)(p[0] | p[1] << 8));
+}
+static inline bool lm_block_put(uint16_t *out, float v) { /* false: it is not finite as f16 */
+    *out = lm_f32_to_f16(v);
+    return (*out & 0x7c00) != 0x7c00;
+}
 
 /* ---- tensors (import_tensors.c) */
 

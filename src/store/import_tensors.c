@@ -68,8 +68,8 @@ static lm_status plan_item(lm_plan *p, item *it, const lm_target *target, lm_err
     if (!lm_form_of(t->type, &it->form)) {
         return lm_fail(err, LM_UNSUPPORTED,
                        "tensor " LM_STR_FMT
-                       " is of type %s, which can't be converted yet: use a Q4_0, Q4_1, Q5_0, Q5_1, "
-                       "Q8_0, Q4_K, Q5_K, Q6_K, F16, BF16 or F32 file",
+                       " is of type %s, which no MLX form holds: take this model in another form, such as "
+                       "Q4_K_M, Q8_0 or IQ4_XS",
                        LM_STR_ARG(t->name), lm_ggml_name(t->type));
     }
     bool quantised = it->form.quant.kind != LM_QUANT_NONE;

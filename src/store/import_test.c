@@ -13,20 +13,32 @@
  */
 
 /* What a value may be off by: nothing where scales are taken over, 2^-11 of each part where f16 rounds a
- * product, half a step of the new grid for Q6_K. */
+ * product, half a step of the new grid where it is put onto another one. */
 static float allowed(lm_ggml_type type, float step, float bias, uint32_t bits) {
-    if (type == LM_GGML_Q4_K || type == LM_GGML_Q5_K) {
+    if (type == LM_GGML_Q4_K || type == LM_GGML_Q5_K || type == LM_GGML_IQ4_XS) {
         return 0x1p-11f * (fabsf(step) * (float)((1u << bits) - 1) + fabsf(bias)) + 1e-7f;
     }
-    if (type == LM_GGML_Q6_K) return 0.51f * fabsf(step);
-    return 1e-6f * fabsf(bias);
+    if (type == LM_GGML_Q6_K || type == LM_GGML_Q2_K) return 0.51f * fabsf(step);
+    return 0;
+}
+
+static float golden_value(const lm_view *v, uint32_t i) {
+    float f;
+    memcpy(&f, (const uint8_t *)v->data + 4 * i, 4);
+    return f;
+}
+
+/* Code i of a row of `bits` bits each. */
+static uint32_t code_at(const uint8_t *codes, uint32_t bits, uint32_t i) {
+    uint32_t at = i * bits, word = codes[at / 8] | (uint32_t)codes[at / 8 + 1] << 8;
+    return word >> at % 8 & ((1u << bits) - 1);
 }
 
 static void check_type(const lm_weights *golden, lm_ggml_type type) {
     char name[64];
     lm_view blocks, values;
     lm_form form;
-    uint8_t codes[1024];
+    uint8_t codes[1024 + 1] = {0};
     uint16_t scales[32], biases[32] = {0};
     float row[1024];
     snprintf(name, sizeof name, "%s.blocks", lm_ggml_name(type));
@@ -48,29 +60,32 @@ static void check_type(const lm_weights *golden, lm_ggml_type type) {
                    .biases = biases};
     lm_matrix_row(&m, 0, 0, row);
     for (uint32_t i = 0; i < 1024; i++) {
-        float want;
-        memcpy(&want, (const uint8_t *)values.data + 4 * i, 4);
-        float bound = form.quant.kind == LM_QUANT_MXFP4
-                          ? 0
-                          : allowed(type, lm_f16_to_f32(scales[i / 32]), lm_f16_to_f32(biases[i / 32]),
-                                    form.quant.bits);
+        float want = golden_value(&values, i), bound = 0;
+        if (form.quant.kind == LM_QUANT_AFFINE) {
+            float step = lm_f16_to_f32(scales[i / 32]), bias = lm_f16_to_f32(biases[i / 32]);
+            bound = allowed(type, step, bias, form.quant.bits);
+            /* the nearest code of this grid, in every form: where scales are rounded the code is the file's
+             */
+            if (step != 0) assert_int_equal(code_at(codes, form.quant.bits, i), lrintf((want - bias) / step));
+        }
         if (!(fabsf(row[i] - want) <= bound)) {
             fail_msg("%s element %u: %g, want %g within %g", lm_ggml_name(type), i, row[i], want, bound);
         }
     }
-    if (type != LM_GGML_Q6_K) return;
-    for (uint32_t i = 0; i < 64; i++) { /* the first two groups have scales that one grid holds */
-        float want;
-        memcpy(&want, (const uint8_t *)values.data + 4 * i, 4);
-        if (fabsf(row[i] - want) > 0x1p-10f * fabsf(want))
-            fail_msg("Q6_K element %u: %g, want %g", i, row[i], want);
+    if (type != LM_GGML_Q6_K && type != LM_GGML_Q2_K) return;
+    for (uint32_t i = 0; i < 64; i++) { /* the first two groups have factors that one grid holds */
+        float want = golden_value(&values, i);
+        if (fabsf(row[i] - want) > 0x1p-10f * (type == LM_GGML_Q2_K ? 0.5f : fabsf(want)))
+            fail_msg("%s element %u: %g, want %g", lm_ggml_name(type), i, row[i], want);
     }
 }
 
 static void every_form_keeps_its_values(void **state) {
     (void)state;
-    static const lm_ggml_type types[] = {LM_GGML_Q4_0, LM_GGML_Q4_1, LM_GGML_Q5_0, LM_GGML_Q5_1, LM_GGML_Q8_0,
-                                         LM_GGML_Q4_K, LM_GGML_Q5_K, LM_GGML_Q6_K, LM_GGML_MXFP4};
+    static const lm_ggml_type types[] = {LM_GGML_Q4_0,   LM_GGML_Q4_1,  LM_GGML_Q5_0, LM_GGML_Q5_1,
+                                         LM_GGML_Q8_0,   LM_GGML_Q4_K,  LM_GGML_Q5_K, LM_GGML_Q6_K,
+                                         LM_GGML_MXFP4,  LM_GGML_Q2_K,  LM_GGML_Q3_K, LM_GGML_IQ4_NL,
+                                         LM_GGML_IQ4_XS, LM_GGML_TQ1_0, LM_GGML_TQ2_0};
     lm_err err = {0};
     lm_weights *golden = NULL;
     expect_ok(lm_weights_open(&golden, LM_SOURCE_DIR "/tests/golden/import", &err), err);
@@ -90,6 +105,10 @@ static void a_scale_that_is_no_number_is_refused(void **state) {
     assert_false(lm_blocks_convert(LM_GGML_Q4_0, block, 32, codes, scales, biases));
     memset(block, 0xff, sizeof block); /* NaN */
     assert_false(lm_blocks_convert(LM_GGML_Q6_K, block, 256, codes, scales, biases));
+    assert_false(lm_blocks_convert(LM_GGML_Q2_K, block, 256, codes, scales, biases));
+    assert_false(lm_blocks_convert(LM_GGML_Q3_K, block, 256, codes, scales, biases));
+    assert_false(lm_blocks_convert(LM_GGML_IQ4_XS, block, 256, codes, scales, biases));
+    assert_false(lm_blocks_convert(LM_GGML_TQ1_0, block, 256, codes, scales, biases));
     assert_false(lm_blocks_convert(LM_GGML_MXFP4, block, 32, codes, scales, biases));
 }
 
@@ -288,9 +307,9 @@ static void what_can_not_be_imported_is_named(void **state) {
     gguf_make_release(&m);
 
     tiny_model(&m);
-    char iq[136] = {0};
-    gguf_make_tensor(&m, "blk.0.attn_k.weight", LM_GGML_IQ4_XS, 2, (uint64_t[]){256, 1}, iq, sizeof iq);
-    expect_refused(&m, LM_UNSUPPORTED, "of type IQ4_XS");
+    char iq[66] = {0};
+    gguf_make_tensor(&m, "blk.0.attn_k.weight", LM_GGML_IQ2_XXS, 2, (uint64_t[]){256, 1}, iq, sizeof iq);
+    expect_refused(&m, LM_UNSUPPORTED, "of type IQ2_XXS");
     gguf_make_release(&m);
 
     tiny_model(&m);

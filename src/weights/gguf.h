@@ -49,6 +49,8 @@ typedef enum lm_ggml_type {
     LM_GGML_TQ1_0 = 34,
     LM_GGML_TQ2_0 = 35,
     LM_GGML_MXFP4 = 39,
+    LM_GGML_NVFP4 = 40,
+    LM_GGML_Q1_0 = 41,
 } lm_ggml_type;
 const char *lm_ggml_name(lm_ggml_type t);     /* "Q4_K"; "?" for a number that has no name */
 uint32_t lm_ggml_block(lm_ggml_type t);       /* elements that are stored together */
