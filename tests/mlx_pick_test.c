@@ -204,6 +204,7 @@ static void rows_keep_their_own_options(void **state) {
     bed b;
     open_bed(&b, NULL);
     lm_sampler s[ROWS];
+    static const lm_bias biases[] = {{5, 30}, {VOCAB, 90}, {6, 28}, {-1, 90}, {0, -100}};
     lm_pick how[ROWS];
     int32_t rows[ROWS], want[ROWS];
     lm_picked got[ROWS];
@@ -218,6 +219,8 @@ static void rows_keep_their_own_options(void **state) {
         o.repeat_penalty = r % 2 ? 1.3f : 1;
         bool masked = r % 8 == 5;
         lm_sampler_init(&s[r], &o, 4096);
+        s[r].biases = r % 4 == 2 ? biases : NULL;
+        s[r].n_biases = r % 4 == 2 ? sizeof biases / sizeof *biases : 0;
         rows[r] = (int32_t)r;
         float u = 0;
         if (o.temperature > 0) {

@@ -19,6 +19,8 @@ typedef struct openai_request {
     json_t *prompts;    /* COMPLETION: array of strings, or of arrays of token ids */
     json_t *suffix;     /* COMPLETION: a string, or NULL */
     uint32_t n;         /* answers to each prompt */
+    uint32_t n_shown;   /* COMPLETION: best_of; the best of them that are shown, at most n */
+    bool logprobs;      /* of the answer; ask.request wants them, too, when answers are compared */
     uint32_t n_choices; /* answers in all, at most OPENAI_MAX_CHOICES */
     bool include_usage; /* a stream ends with the counts */
     bool echo;          /* COMPLETION: the prompt comes before each answer */
@@ -45,7 +47,8 @@ void openai_read_format(lm_fields *f, const char *where, const char *schema_at, 
                         const json_t *schema, lm_request *to);
 /* The role as templates know it; NULL: there is no such role. */
 const char *openai_role(const char *role);
-/* A call's arguments, which OpenAI has as text, as an object. at: index of the message, or item, in `list`. */
+/* A call's arguments, which OpenAI has as text, as an object. at: index of the message, or item, in `list`.
+ */
 json_t *openai_read_arguments(lm_fields *f, const char *list, size_t at, const json_t *function);
 
 /* "messages", "tools" and "tool_choice" into r. A failure is f's. */

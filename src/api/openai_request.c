@@ -11,6 +11,7 @@
 #define MAX_COPIED   ((uint64_t)256 << 20) /* bytes that all choices together may copy of a body */
 #define MAX_TOKENS   (1u << 24)
 #define MAX_LOGPROBS 20
+#define MAX_BIASES   65536 /* each of them costs time at each token */
 
 void openai_request_release(openai_request *r) {
     ollama_request_release(&r->ask);
@@ -68,6 +69,37 @@ static void keep_stop(lm_fields *f, json_t *to) {
     json_object_set_new(to, "stop", list);
 }
 
+static bool bias_of(const char *token, const json_t *value, lm_bias *out) {
+    char *end = NULL;
+    long id = strtol(token, &end, 10);
+    double add = json_number_value(value);
+    if (!json_is_number(value) || !(add >= -100 && add <= 100)) return false;
+    if (token[0] < '0' || token[0] > '9' || *end || (token[0] == '0' && token[1]) || id > INT32_MAX)
+        return false; /* one spelling each, so that no token comes twice */
+    *out = (lm_bias){(int32_t)id, (float)add};
+    return true;
+}
+
+static void read_biases(lm_fields *f, lm_request *to) {
+    json_t *biases = lm_field_object(f, "logit_bias", "map[string]float32"), *value;
+    const char *token;
+    if (!biases || f->st != LM_OK || !json_object_size(biases)) return;
+    if (json_object_size(biases) > MAX_BIASES) {
+        lm_fields_fail(f, LM_INVALID, "logit_bias names too many tokens, at most %d are allowed", MAX_BIASES);
+        return;
+    }
+    to->biases = lm_try_alloc(json_object_size(biases), sizeof *to->biases);
+    if (!to->biases) {
+        lm_fields_fail(f, LM_NO_MEMORY, "not enough memory for logit_bias");
+        return;
+    }
+    json_object_foreach(biases, token, value) {
+        if (bias_of(token, value, &to->biases[to->n_biases++])) continue;
+        lm_fields_fail(f, LM_INVALID, "logit_bias must map token ids to numbers between -100 and 100");
+        return;
+    }
+}
+
 static void read_options(lm_fields *f, openai_request *r) {
     json_t *o = r->ask.options = json_object();
     openai_keep_number(f, "temperature", 0, 2, 1, o);
@@ -75,6 +107,7 @@ static void read_options(lm_fields *f, openai_request *r) {
     openai_keep_number(f, "frequency_penalty", -2, 2, NAN, o);
     openai_keep_number(f, "presence_penalty", -2, 2, NAN, o);
     keep_seed(f, o);
+    read_biases(f, r->ask.request);
     openai_keep_limit(f, "max_tokens", o);
     if (r->form == OPENAI_CHAT) openai_keep_limit(f, "max_completion_tokens", o);
     keep_stop(f, o);
@@ -222,6 +255,18 @@ static void read_completion(lm_fields *f, openai_request *r) {
 
 /* ---- both */
 
+/* The answers that are computed for each of which n are shown. */
+static int64_t read_best_of(lm_fields *f, const openai_request *r, int64_t n) {
+    int64_t best_of = n;
+    if (r->form != OPENAI_COMPLETION || !lm_field(f->object, "best_of")) return n;
+    lm_field_int(f, "best_of", &best_of);
+    if (f->st != LM_OK) return n;
+    if (best_of < n) lm_fields_fail(f, LM_INVALID, "best_of must be at least n");
+    if (best_of > n && r->ask.stream)
+        lm_fields_fail(f, LM_INVALID, "best_of can't be streamed: which answer is best shows at the end");
+    return best_of;
+}
+
 static void read_common(lm_fields *f, openai_request *r, size_t body) {
     int64_t n = 1;
     lm_field_bool(f, "stream", &r->ask.stream);
@@ -232,13 +277,18 @@ static void read_common(lm_fields *f, openai_request *r, size_t body) {
         lm_field_bool(&inner, "include_usage", &r->include_usage);
         lm_fields_adopt(f, &inner);
     }
+    int64_t n_shown = n;
+    n = read_best_of(f, r, n);
     if (f->st != LM_OK) return;
-    if (n < 1 || n > OPENAI_MAX_CHOICES || (uint64_t)n * r->n_choices > OPENAI_MAX_CHOICES) {
+    if (n_shown < 1 || n > OPENAI_MAX_CHOICES || (uint64_t)n * r->n_choices > OPENAI_MAX_CHOICES) {
         lm_fields_fail(f, LM_INVALID,
                        "n must be between 1 and 128, and so must be the number of all answers");
         return;
     }
     r->n = r->ask.request->render_only ? 1 : (uint32_t)n;
+    r->n_shown = n_shown < n && r->n > 1 ? (uint32_t)n_shown : r->n;
+    r->logprobs = r->ask.request->logprobs;
+    if (r->n_shown < r->n) r->ask.request->logprobs = true;
     r->n_choices *= r->n;
     if ((uint64_t)body * r->n_choices > MAX_COPIED)
         lm_fields_fail(f, LM_TOO_LARGE, "the request is too large for so many answers: send one at a time");
@@ -290,6 +340,11 @@ static lm_request *copy(lm_request *from, bool last) {
     }
     to->stops = lm_alloc((from->n_stops + 1) * sizeof *to->stops);
     for (uint32_t i = 0; i < from->n_stops; i++) to->stops[i] = lm_strdup(from->stops[i]);
+    to->biases = NULL;
+    if (from->n_biases) {
+        to->biases = lm_alloc(from->n_biases * sizeof *to->biases);
+        memcpy(to->biases, from->biases, from->n_biases * sizeof *to->biases);
+    }
     return to;
 }
 

@@ -24,6 +24,8 @@ struct openai_choice {
     lm_done_reason reason;
     uint32_t n_tools;
     uint64_t offset; /* characters of the answer's tokens so far */
+    double sum;      /* of its tokens' log probabilities, of which there are n_known */
+    uint32_t n_known;
     lm_buf
         text; /* an answer that is sent as a whole, or a call that is looked for in it; begins with an echo */
     lm_buf thinking, tools;
@@ -36,7 +38,7 @@ struct openai_run {
     bool stream, include_usage, forced, one_call, logprobs, render_only;
     uint32_t top_logprobs;
     char *head; /* of every document: {"id" ... "choices":[ */
-    uint32_t n, n_choices;
+    uint32_t n, n_shown, n_choices;
     openai_choice *choices;
 
     pthread_mutex_t lock; /* guards the rest, and the choices */
@@ -81,10 +83,11 @@ openai_run *openai_run_new(lm_call *call, const openai_request *r) {
     run->include_usage = r->include_usage;
     run->forced = r->forced;
     run->one_call = r->one_call || r->forced;
-    run->logprobs = r->ask.request->logprobs;
+    run->logprobs = r->logprobs;
     run->top_logprobs = r->ask.request->top_logprobs;
     run->head = make_head(run, r->ask.model);
     run->n = r->n;
+    run->n_shown = r->n_shown;
     run->n_choices = r->n_choices;
     run->left = r->n_choices + 1;
     pthread_mutex_init(&run->lock, NULL);
@@ -152,6 +155,9 @@ static void note_completion_logprob(openai_choice *c, const lm_token_logprobs *p
 
 static void note_logprobs(openai_choice *c, const lm_event *e) {
     for (uint32_t i = 0; i < e->n_logprobs; i++) {
+        c->sum += (double)e->logprobs[i].chosen.logprob;
+        c->n_known++;
+        if (!c->run->logprobs) continue;
         if (c->run->form == OPENAI_COMPLETION) {
             note_completion_logprob(c, &e->logprobs[i]);
         } else {
@@ -389,12 +395,31 @@ static void write_choice(lm_buf *b, openai_choice *c) {
     if (c->text.failed || c->thinking.failed || c->tools.failed) b->failed = true;
 }
 
+/* The best are those whose tokens were the most probable on average. */
+static int by_worth(const void *a, const void *b) {
+    const openai_choice *x = a, *y = b;
+    double p = x->n_known ? x->sum / x->n_known : 0, q = y->n_known ? y->sum / y->n_known : 0;
+    if (p != q) return p > q ? -1 : 1;
+    return x->index < y->index ? -1 : 1;
+}
+
+/* best_of: of each prompt's answers, the best in front, numbered as if there were no others. */
+static void choose_best(openai_run *run) {
+    if (run->n_shown == run->n) return;
+    for (uint32_t first = 0, index = 0; first < run->n_choices; first += run->n) {
+        qsort(run->choices + first, run->n, sizeof *run->choices, by_worth);
+        for (uint32_t i = 0; i < run->n_shown; i++) run->choices[first + i].index = index++;
+    }
+}
+
 static void answer_whole(openai_run *run) {
     lm_buf *b = &run->sse.out;
     lm_err err = {0};
     lm_buf_clear(b);
     lm_buf_text(b, run->head);
+    choose_best(run);
     for (uint32_t i = 0; i < run->n_choices; i++) {
+        if (i % run->n >= run->n_shown) continue;
         if (i) lm_buf_char(b, ',');
         write_choice(b, &run->choices[i]);
     }
@@ -461,7 +486,7 @@ void openai_sink(void *ctx, const lm_event *e) {
     switch (e->kind) {
     case LM_EVENT_LOADED: break;
     case LM_EVENT_TEXT:
-        if (run->logprobs && !run->forced) note_logprobs(c, e);
+        if (!run->forced) note_logprobs(c, e);
         if (e->text.len || e->n_logprobs) take_text(c, e->text);
         break;
     case LM_EVENT_THINKING: take_thinking(c, e->text); break;

@@ -211,6 +211,37 @@ static void each_answer_has_a_seed_of_its_own(void **state) {
     openai_request_release(&r);
 }
 
+static void biases_are_each_answers_own(void **state) {
+    (void)state;
+    openai_request r =
+        read_ok(OPENAI_CHAT, "{" MESSAGES ",\"n\":2,\"logit_bias\":{\"50256\":-100,\"0\":1.5}}");
+    for (uint32_t i = 0; i < 2; i++) {
+        lm_request *q = choice(&r, i);
+        assert_int_equal(q->n_biases, 2);
+        assert_true(q->biases[0].id == 50256 && q->biases[0].add == -100);
+        assert_true(q->biases[1].id == 0 && q->biases[1].add == 1.5f);
+        lm_request_free(q);
+    }
+    openai_request_release(&r);
+    refused(OPENAI_CHAT, "{" MESSAGES ",\"logit_bias\":{\"-1\":1}}", "logit_bias must map token ids");
+    refused(OPENAI_CHAT, "{" MESSAGES ",\"logit_bias\":{\"1\":\"x\"}}", "logit_bias must map token ids");
+    refused(OPENAI_CHAT, "{" MESSAGES ",\"logit_bias\":{\"99999999999\":1}}", "logit_bias must map");
+}
+
+static void best_of_is_not_less_than_n_and_no_stream(void **state) {
+    (void)state;
+    openai_request r = read_ok(OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":\"x\",\"n\":2,\"best_of\":5}");
+    assert_true(r.n_choices == 5 && r.n_shown == 2 && r.ask.request->logprobs && !r.logprobs);
+    openai_request_release(&r);
+    r = read_ok(OPENAI_CHAT, "{" MESSAGES ",\"best_of\":5}");
+    assert_true(r.n_choices == 1 && r.n_shown == 1);
+    openai_request_release(&r);
+    refused(OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":\"x\",\"n\":2,\"best_of\":1}", "at least n");
+    refused(OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":\"x\",\"stream\":true,\"best_of\":2}",
+            "streamed");
+    refused(OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":\"x\",\"best_of\":200}", "between 1 and 128");
+}
+
 static void prompts_are_texts_or_tokens(void **state) {
     (void)state;
     openai_request r = read_ok(OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"a\",[1,2]],\"n\":2}");
@@ -296,6 +327,8 @@ int main(void) {
         cmocka_unit_test(a_forced_call_is_found_in_an_answer),
         cmocka_unit_test(efforts_are_levels),
         cmocka_unit_test(each_answer_has_a_seed_of_its_own),
+        cmocka_unit_test(biases_are_each_answers_own),
+        cmocka_unit_test(best_of_is_not_less_than_n_and_no_stream),
         cmocka_unit_test(prompts_are_texts_or_tokens),
         cmocka_unit_test(what_many_answers_would_copy_is_bounded),
         cmocka_unit_test(errors_have_openais_form),

@@ -97,6 +97,8 @@ typedef struct lm_request {
     bool constrained;     /* output must match schema */
     char *schema;         /* "" or NULL: any JSON object */
     lm_options options;
+    lm_bias *biases;
+    uint32_t n_biases;
     char **stops;
     uint32_t n_stops;
     bool logprobs;

@@ -336,6 +336,8 @@ static lm_status make_sequence(lm_runner *r, lm_job *j, const lm_tokens *ids, ui
     set_limits(s, q);
     lm_buf_init(&s->out, OUT_BYTES);
     lm_sampler_init(&s->sampler, &q->options, limit);
+    s->sampler.biases = q->biases;
+    s->sampler.n_biases = q->n_biases;
     lm_status st = LM_OK;
     s->tokens = lm_try_alloc(limit, sizeof(*s->tokens));
     if (q->want_context) {

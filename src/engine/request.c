@@ -41,6 +41,7 @@ void lm_request_free(lm_request *r) {
     json_decref(r->tools);
     free(r->context);
     free(r->schema);
+    free(r->biases);
     for (uint32_t i = 0; i < r->n_stops; i++) free(r->stops[i]);
     free(r->stops);
     for (uint32_t i = 0; i < r->n_inputs; i++) {

@@ -64,6 +64,13 @@ void lm_sampler_init(lm_sampler *s, const lm_options *o, uint32_t n_ctx) {
         s->window = o->repeat_last_n < 0 ? n_ctx : (uint32_t)o->repeat_last_n;
 }
 
+static void apply_biases(const lm_sampler *s, lm_scratch *w) {
+    for (uint32_t i = 0; i < s->n_biases; i++) {
+        int32_t id = s->biases[i].id;
+        if (id >= 0 && (uint32_t)id < w->n_vocab) w->row[id] += s->biases[i].add;
+    }
+}
+
 /* Each token of the window once: its logit divided (or multiplied, when negative) by the repeat penalty,
  * minus frequency * count and presence. */
 static void apply_penalties(const lm_sampler *s, lm_scratch *w, const int32_t *tokens, uint32_t n_tokens) {
@@ -97,8 +104,9 @@ static void apply_mask(lm_scratch *w, const uint32_t *mask) {
 /* The row to search: the model's own when nothing changes it. */
 static const float *prepare_row(const lm_sampler *s, lm_scratch *w, const float *logits,
                                 const int32_t *tokens, uint32_t n_tokens, const uint32_t *mask) {
-    if (!s->window && !mask) return logits;
+    if (!s->window && !mask && !s->n_biases) return logits;
     memcpy(w->row, logits, w->n_vocab * sizeof(float));
+    apply_biases(s, w);
     if (s->window) apply_penalties(s, w, tokens, n_tokens);
     if (mask) apply_mask(w, mask);
     return w->row;
@@ -252,6 +260,8 @@ void lm_sampler_order(const lm_sampler *s, const int32_t *tokens, uint32_t n_tok
         .frequency_penalty = o->frequency_penalty,
         .recent = tokens + (n_tokens - n),
         .n_recent = n,
+        .biases = s->biases,
+        .n_biases = s->n_biases,
         .mask = mask,
         .uniform = (float)lm_sampler_uniform(s->seed, s->n_drawn),
     };

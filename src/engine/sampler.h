@@ -1,5 +1,5 @@
 /* sampler.h - from a row of logits to the next token, by Ollama's options in llama.cpp's order:
- * penalties, grammar mask, top_k, typical_p, top_p, min_p, temperature, draw.
+ * biases, penalties, grammar mask, top_k, typical_p, top_p, min_p, temperature, draw.
  *
  * The n-th draw of a sequence depends on its seed, n and its own logits alone, never on what else is in the
  * batch. Threads: a sampler belongs to its sequence; the scratch to the step thread of a model, which lends
@@ -16,7 +16,7 @@
 /* Work space for one row, shared by all sequences of a model. */
 typedef struct lm_scratch {
     uint32_t n_vocab;
-    float *row;       /* (n_vocab) logits after penalties and mask */
+    float *row;       /* (n_vocab) logits after biases, penalties and mask */
     lm_cand *a, *b;   /* (n_vocab) each */
     float *maxima;    /* 2 * (n_vocab / LM_SELECT_BLOCK + 1) */
     uint32_t *counts; /* (n_vocab) how often a token is in the penalty window; all zero between calls */
@@ -31,7 +31,9 @@ typedef struct lm_sampler {
     lm_options o;
     uint64_t seed;
     uint64_t n_drawn;
-    uint32_t window; /* tokens that the penalties look at, 0: none */
+    uint32_t window;       /* tokens that the penalties look at, 0: none */
+    const lm_bias *biases; /* (n_biases) the request's, which outlives the sampler; set after init */
+    uint32_t n_biases;
 } lm_sampler;
 
 /* n_ctx stands for repeat_last_n = -1. A negative seed is replaced by a random one. */

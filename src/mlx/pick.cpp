@@ -1,10 +1,10 @@
 /* pick.cpp - the next tokens, chosen on the device: the sampler's chain as a part of MLX's graph, so that the
  * host need not see the logits, nor wait for one token before the next step is on its way.
  *
- * Penalties and grammar masks change single rows. The filters run over all rows together, each with its own
- * numbers: the candidates lie best first, a filter marks what it drops with -infinity, and a draw is the
- * first candidate whose cumulated probability exceeds the row's uniform number. A filter that no row asks for
- * is left out of the graph.
+ * Biases, penalties and grammar masks change single rows. The filters run over all rows together, each with
+ * its own numbers: the candidates lie best first, a filter marks what it drops with -infinity, and a draw is
+ * the first candidate whose cumulated probability exceeds the row's uniform number. A filter that no row asks
+ * for is left out of the graph.
  */
 #include <algorithm>
 #include <cmath>
@@ -37,6 +37,20 @@ mx::array only(const mx::array &keep, const mx::array &x, mx::Device where) {
     return mx::where(keep, x, mx::array(NONE), where);
 }
 
+mx::array biased(const mx::array &row, const lm_pick &p, mx::Device where) {
+    std::vector<int32_t> ids;
+    std::vector<float> add;
+    for (uint32_t i = 0; i < p.n_biases; i++) {
+        if (p.biases[i].id < 0 || p.biases[i].id >= row.shape(0)) continue;
+        ids.push_back(p.biases[i].id);
+        add.push_back(p.biases[i].add);
+    }
+    int n = static_cast<int>(ids.size());
+    if (n == 0) return row;
+    return mx::scatter_add(row, {mx::array(ids.data(), {n}, mx::int32)},
+                           mx::array(add.data(), {n, 1}, mx::float32), std::vector<int>{0}, where);
+}
+
 /* Each token of the window once: divided (or multiplied, when negative) by the repeat penalty, minus
  * frequency * count and presence. row: (vocabulary). */
 mx::array penalised(const mx::array &row, const lm_pick &p, const lm_flight *before, mx::Device where) {
@@ -60,15 +74,17 @@ mx::array allowed(const mx::array &row, const uint32_t *mask, mx::Device where) 
     return only(mx::astype(mx::slice(bits, {0}, {n}, where), mx::bool_, where), row, where);
 }
 
-/* The rows that penalties and masks leave, (n, vocabulary). */
+/* The rows that biases, penalties and masks leave, (n, vocabulary). */
 mx::array prepared(const mx::array &logits, const lm_pick *how, uint32_t n, const lm_flight *before,
                    mx::Device where) {
     auto penal = [](const lm_pick &p) { return p.n_recent > 0; };
-    if (!any(how, n, [&](const lm_pick &p) { return penal(p) || p.mask; })) return logits;
+    auto changed = [&](const lm_pick &p) { return p.n_biases > 0 || penal(p) || p.mask; };
+    if (!any(how, n, changed)) return logits;
     std::vector<mx::array> rows = mx::split(logits, static_cast<int>(n), 0, where);
     for (uint32_t i = 0; i < n; i++) {
-        if (!penal(how[i]) && !how[i].mask) continue;
+        if (!changed(how[i])) continue;
         mx::array row = mx::reshape(rows[i], {logits.shape(1)}, where);
+        if (how[i].n_biases > 0) row = biased(row, how[i], where);
         if (penal(how[i])) row = penalised(row, how[i], before, where);
         if (how[i].mask) row = allowed(row, how[i].mask, where);
         rows[i] = mx::reshape(row, {1, logits.shape(1)}, where);

@@ -103,7 +103,13 @@ typedef struct lm_moe {
     bool renorm;
 } lm_moe;
 
-/* How the next token of a row is chosen: Ollama's options in llama.cpp's order (penalties, mask, top_k, typical_p,
+/* What is added to a token's logit before anything else: OpenAI's logit_bias. Finite. */
+typedef struct lm_bias {
+    int32_t id; /* one that the vocabulary does not have has no effect */
+    float add;
+} lm_bias;
+
+/* How the next token of a row is chosen: Ollama's options in llama.cpp's order (biases, penalties, mask, top_k, typical_p,
  * top_p, min_p, temperature, draw). */
 typedef struct lm_pick {
     float temperature;     /* not above 0: the most probable token */
@@ -112,6 +118,8 @@ typedef struct lm_pick {
     float repeat_penalty, presence_penalty, frequency_penalty;
     const int32_t *recent; /* (n_recent) tokens that the penalties look at; may be LM_FROM_BEFORE(k) */
     uint32_t n_recent;
+    const lm_bias *biases; /* (n_biases) each token once */
+    uint32_t n_biases;
     const uint32_t *mask;  /* one bit a token, set where the grammar allows it; NULL: all */
     float uniform;         /* the draw, in [0, 1) */
     bool logprobs;         /* log probabilities are wanted, and of the n_top best tokens */
@@ -120,7 +128,7 @@ typedef struct lm_pick {
 
 typedef struct lm_picked {
     int32_t id;
-    float best;                /* the largest number of the row after penalties and mask; not finite: nothing to choose from */
+    float best;                /* the largest number of the row after biases, penalties and mask; not finite: nothing to choose from */
     float logprob;             /* of id in the model's own distribution, with lm_pick.logprobs */
     const int32_t *top_ids;    /* (n_top) best first */
     const float *top_logprobs; /* (n_top) */

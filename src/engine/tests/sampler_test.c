@@ -194,6 +194,43 @@ static void whatever_the_penalties_are_a_token_is_chosen(void **state) {
     lm_scratch_release(&w);
 }
 
+/* Added before anything else, so that a biased token competes as if the model had said so. */
+static void biases_come_before_everything_else(void **state) {
+    (void)state;
+    enum { N = 1000 };
+    static const lm_bias biases[] = {{7, 50}, {N, 100}, {-1, 100}, {8, -100}};
+    lm_err err = {0};
+    lm_scratch w;
+    lm_sampler s;
+    lm_options o;
+    float x[N], by_hand[N];
+    uint32_t mask[N / 32 + 1];
+    int32_t tokens[] = {7, 9}, id = -1, want = -1;
+    lm_options_default(&o);
+    o.repeat_penalty = 1.2f;
+    expect_ok(lm_scratch_init(&w, N, &err), err);
+    memset(mask, 0xff, sizeof mask);
+    mask[0] = 1u << 8 | 1u << 9;
+    for (int seed = 0; seed < 50; seed++) {
+        const uint32_t *allowed = seed % 2 ? mask : NULL;
+        o.seed = seed;
+        o.temperature = seed % 5 ? 1 : 0;
+        fill_logits(x, N);
+        memcpy(by_hand, x, sizeof x);
+        by_hand[7] += 50;
+        by_hand[8] -= 100;
+        lm_sampler_init(&s, &o, 100);
+        expect_ok(lm_sampler_pick(&s, &w, by_hand, tokens, 2, allowed, &want, &err), err);
+        lm_sampler_init(&s, &o, 100);
+        s.biases = biases;
+        s.n_biases = 4;
+        expect_ok(lm_sampler_pick(&s, &w, x, tokens, 2, allowed, &id, &err), err);
+        assert_int_equal(id, want);
+        if (!allowed) assert_int_equal(id, 7);
+    }
+    lm_scratch_release(&w);
+}
+
 static void a_large_vocabulary_with_ollamas_defaults_matches_the_reference(void **state) {
     (void)state;
     lm_err err = {0};
@@ -363,6 +400,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_filter_and_their_combinations_match_the_reference),
         cmocka_unit_test(whatever_the_penalties_are_a_token_is_chosen),
+        cmocka_unit_test(biases_come_before_everything_else),
         cmocka_unit_test(a_large_vocabulary_with_ollamas_defaults_matches_the_reference),
         cmocka_unit_test(top_takes_the_lower_id_of_equals_and_skips_nan),
         cmocka_unit_test(the_largest_is_found_at_every_position),

@@ -282,6 +282,32 @@ def test_completions_with_logprobs(client):
     assert all(t in top and len(top) == 2 for t, top in zip(lp.tokens, lp.top_logprobs))
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_biases_ban_tokens_and_make_them_certain(client, temperature):
+    def say(**more):
+        return client.chat.completions.create(model="tiny", messages=HI, max_tokens=12, temperature=temperature, seed=3, **more)
+
+    assert say(logit_bias={"65": 100}).choices[0].message.content == "A" * 12
+    ids = {str(ord(c)): -100 for c in say().choices[0].message.content if ord(c) < 128}
+    banned = say(logit_bias=ids).choices[0].message.content
+    assert ids and not [c for c in banned if str(ord(c)) in ids]
+    assert client.completions.create(model="tiny", prompt="x", max_tokens=3, logit_bias={"66": 100}).choices[0].text == "BBB"
+
+
+def test_the_best_of_several_completions(client):
+    def say(**more):
+        return client.completions.create(model="tiny", prompt=["a", "b"], max_tokens=6, seed=11, **more)
+
+    want = []
+    answers = say(n=5, logprobs=0).choices
+    for of_prompt in answers[:5], answers[5:]:
+        worth = [sum(c.logprobs.token_logprobs) / len(c.logprobs.token_logprobs) for c in of_prompt]
+        want += [c.text for _, c in sorted(zip(worth, of_prompt), key=lambda pair: -pair[0])][:2]
+    best = say(n=2, best_of=5)
+    assert [(c.index, c.text) for c in best.choices] == list(enumerate(want))
+    assert best.choices[0].logprobs is None and best.usage.completion_tokens == 60
+
+
 # ---- models
 
 
@@ -309,7 +335,8 @@ def test_no_models_are_none():
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]}, "image URLs"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]}]},
      "does not support vision"),
-    ({"n": 0}, "n must be"), ({"temperature": 3}, "temperature must be"), ({"top_logprobs": 21}, "top_logprobs must be"),
+    ({"n": 0}, "n must be"), ({"logit_bias": {"x": 1}}, "logit_bias must"), ({"logit_bias": {"1": 101}}, "logit_bias must"),
+    ({"logit_bias": {"01": 1}}, "logit_bias must"), ({"temperature": 3}, "temperature must be"), ({"top_logprobs": 21}, "top_logprobs must be"),
     ({"tool_choice": "required"}, "tool_choice: there are no tools"), ({"tools": [WEATHER]}, "does not support tools"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, ""),
 ])
