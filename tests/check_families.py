@@ -1,5 +1,5 @@
-"""Every family of the GGUF importer on a tiny random model: llama.cpp reads the GGUF file, mlx-lm the imported directory,
-and both must give the same log-probabilities.
+"""Every family of the GGUF importer on a tiny random model: llama.cpp reads the GGUF file, mlx-lm the imported directory
+(of an encoder: numpy), and both must give the same log-probabilities (embeddings).
 
     python tests/check_families.py MLX_OLLAMA_IMPORT LLAMA_SERVER [FAMILY...]
 
@@ -19,6 +19,11 @@ import urllib.request
 import gguf
 import mlx.core as mx
 import numpy as np
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent / "golden"))
+import encoder_gguf  # noqa: E402
+import embedding_reference as reference  # noqa: E402
+import make_encoders  # noqa: E402
 
 WIDTH, HEADS, KV, SIZE, FF, EXPERTS, WORDS = 64, 4, 2, 32, 96, 4, 320
 PROMPT = [5, 17, 200, 31, 99, 7, 7, 150, 60, 4, 33, 250, 18, 77, 101, 12, 64, 3, 91, 140]
@@ -179,14 +184,14 @@ def write_gguf(path, arch, f):
     w.close()
 
 
-def llama_cpp(server, path):
-    """[(id, {id: logprob})] for STEPS greedy steps."""
+def ask_llama_cpp(server, path, options, route, body):
+    """The answer of llama.cpp's server, started for this one request."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     log = path.with_suffix(".log").open("wb")
-    process = subprocess.Popen([server, "-m", str(path), "--port", str(port), "-c", "256", "-np", "1", "-t", "1", "-ctk", "f32",
-                                "-ctv", "f32", "-fa", "off", "--no-warmup", "--swa-full"], stdout=log, stderr=log)
+    process = subprocess.Popen([server, "-m", str(path), "--port", str(port), "-np", "1", "-t", "1", "-fa", "off", "--no-warmup",
+                                *options], stdout=log, stderr=log)
     try:
         for _ in range(300):
             if process.poll() is not None:
@@ -196,15 +201,20 @@ def llama_cpp(server, path):
                 break
             except OSError:
                 time.sleep(0.1)
-        body = {"prompt": PROMPT, "n_predict": STEPS, "temperature": 0, "n_probs": 20, "cache_prompt": False,
-                "return_tokens": True, "ignore_eos": True}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", json.dumps(body).encode(),
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{route}", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
-        answer = json.load(urllib.request.urlopen(request, timeout=60))
+        return json.load(urllib.request.urlopen(request, timeout=60))
     finally:
         process.terminate()
         process.wait()
         log.close()
+
+
+def llama_cpp(server, path):
+    """[(id, {id: logprob})] for STEPS greedy steps."""
+    body = {"prompt": PROMPT, "n_predict": STEPS, "temperature": 0, "n_probs": 20, "cache_prompt": False,
+            "return_tokens": True, "ignore_eos": True}
+    answer = ask_llama_cpp(server, path, ["-c", "256", "-ctk", "f32", "-ctv", "f32", "--swa-full"], "/completion", body)
     return [(p["id"], {t["id"]: t["logprob"] for t in p["top_logprobs"]}) for p in answer["completion_probabilities"]]
 
 
@@ -225,11 +235,48 @@ def compare(directory, steps):
     return worst
 
 
-def main():
-    tool, server, wanted = sys.argv[1], sys.argv[2], sys.argv[3:] or FAMILIES
-    mx.set_default_device(mx.cpu)
+ENCODERS = [case for case in make_encoders.CASES if case[0] in ("bert-f32", "roberta-f32", "distilbert-f32", "nomic-f32")]
+
+
+def check_encoder(tool, server, case, temp):
+    """The largest difference of an embedding's numbers: as numpy has it from what the file was made of, from what was
+    imported, and as llama.cpp gives it."""
+    source, path, directory = temp / "source", temp / "model.gguf", temp / "model"
+    make_encoders.build(*case).save(source)
+    encoder_gguf.write(source, path)
+    run = subprocess.run([tool, str(path), str(directory)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    ids = [2, *(5 + i % 100 for i in PROMPT), 3]
+    want, got = (reference.unit(reference.Encoder(d).states(ids).mean(0)) for d in (source, directory))
+    assert np.abs(want - got).max() < 1e-6, f"imported, it gives another embedding: {np.abs(want - got).max()}"
+    answer = ask_llama_cpp(server, path, ["--embedding", "-c", "64", "-ub", "64"], "/embedding", {"content": ids})
+    return np.abs(reference.unit(np.array(answer[0]["embedding"][0])) - got).max()
+
+
+def check_encoders(tool, server, wanted):
     failed = 0
+    for case in ENCODERS:
+        if case[0] not in wanted:
+            continue
+        with tempfile.TemporaryDirectory() as temp:
+            try:
+                worst = check_encoder(tool, server, case, pathlib.Path(temp))
+                good = worst < 2e-3  # llama.cpp has gelu's tanh form, from a table
+                print(f"{case[0]:14} {'ok' if good else 'FAILED'}: embeddings differ by {worst:.1e} at most")
+            except (AssertionError, RuntimeError, ValueError, KeyError, TypeError) as problem:
+                good = False
+                print(f"{case[0]:14} FAILED: {problem}")
+            failed += not good
+    return failed
+
+
+def main():
+    tool, server, wanted = sys.argv[1], sys.argv[2], sys.argv[3:] or [*FAMILIES, *(case[0] for case in ENCODERS)]
+    mx.set_default_device(mx.cpu)
+    failed = check_encoders(tool, server, wanted)
     for name in wanted:
+        if name not in FAMILIES:
+            continue
         f = FAMILIES[name]
         arch = f.get("arch", name if name != "mixtral" else "llama")
         with tempfile.TemporaryDirectory() as temp:

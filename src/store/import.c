@@ -49,10 +49,11 @@ static lm_status clear_place(const char *temp, lm_err *err) {
     static const char *const names[] = {"model.safetensors",      "config.json",
                                         "generation_config.json", "tokenizer.json",
                                         "tokenizer_config.json",  "special_tokens_map.json",
-                                        "chat_template.jinja"};
+                                        "chat_template.jinja",    "modules.json",
+                                        "1_Pooling/config.json",  "1_Pooling"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = lm_path_join(temp, names[i]);
-        int failed = unlink(path) != 0 && errno != ENOENT ? errno : 0;
+        int failed = remove(path) != 0 && errno != ENOENT ? errno : 0;
         free(path);
         if (failed) return lm_fail(err, LM_IO, "remove %s/%s: %s", temp, names[i], strerror(failed));
     }

@@ -11,72 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 
-/* Reads "ARCH.key" into config under `name`; collects the first failure, so that a list of keys stays a list.
- */
-typedef struct reader {
-    const lm_gguf *g;
-    const lm_family *f;
-    json_t *config;
-    lm_status st;
-    lm_err *err;
-} reader;
-
-static void arch_key(const reader *r, const char *key, char out[128]) {
-    snprintf(out, 128, "%s.%s", r->f->arch, key);
-}
-
-/* A f32 of the file as the shortest decimal that reads back as the same f32: 1e-05,
- * not 9.999999747378752e-06. */
-static double decimal(double v) {
-    char text[64];
-    for (int digits = 1; digits <= 9; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
-        if (strtof(text, NULL) == (float)v) break;
-    }
-    return strtod(text, NULL);
-}
-
-static uint32_t get_u32(reader *r, const char *key, uint32_t absent) {
-    char full[128];
-    uint32_t v = absent;
-    arch_key(r, key, full);
-    if (r->st == LM_OK) r->st = lm_gguf_u32(r->g, full, &v, r->err);
-    return v;
-}
-
-static double get_float(reader *r, const char *key, double absent) {
-    char full[128];
-    double v = absent;
-    arch_key(r, key, full);
-    if (r->st == LM_OK) r->st = lm_gguf_float(r->g, full, &v, r->err);
-    return v == absent ? v : decimal(v);
-}
-
-static bool has(const reader *r, const char *key) {
-    char full[128];
-    arch_key(r, key, full);
-    return lm_gguf_has(r->g, full);
-}
-
-static void set(reader *r, const char *name, json_t *value) {
-    json_object_set_new(r->config, name, value);
-}
-
-static uint32_t set_u32(reader *r, const char *name, uint32_t v) {
-    set(r, name, json_integer(v));
-    return v;
-}
-
-static void require_u32(reader *r, const char *name, const char *key, uint32_t most, uint32_t *out) {
-    *out = get_u32(r, key, 0);
-    if (r->st == LM_OK && (*out == 0 || *out > most)) {
-        r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s.%s is %s", r->f->arch, key,
-                        *out ? "impossibly large" : "missing or 0");
-    }
-    set_u32(r, name, *out);
-}
-
-static bool is(const reader *r, const char *model_type) {
+static bool is(const lm_meta *r, const char *model_type) {
     return strcmp(r->f->model_type, model_type) == 0;
 }
 
@@ -102,14 +37,14 @@ static double llama3_factor(double base, uint32_t dim, uint32_t i, double factor
 /* GGUF keeps the table that Llama 3's scaling gives, MLX the four numbers that it comes from. They are found
  * again and proven by computing the whole table: every published model uses low 1, high 4 and an original
  * context of 8192; other powers of two are tried too. */
-static json_t *llama3_scaling(reader *r, const lm_gguf_tensor *t, double base, uint32_t dim) {
+static json_t *llama3_scaling(lm_meta *r, const lm_gguf_tensor *t, double base, uint32_t dim) {
     if (t->type != LM_GGML_F32 || t->dims[0] != dim / 2) {
         r->st =
             lm_fail(r->err, LM_CORRUPT, "rope_freqs.weight has %llu values of type %s, expected %u of F32",
                     (unsigned long long)t->dims[0], lm_ggml_name(t->type), dim / 2);
         return NULL;
     }
-    double factor = decimal((double)float_at(t, dim / 2 - 1));
+    double factor = lm_meta_decimal((double)float_at(t, dim / 2 - 1));
     for (double original = 1024; original <= 1 << 20; original *= 2) {
         bool same = factor >= 1;
         for (uint32_t i = 0; i < dim / 2 && same; i++) {
@@ -126,7 +61,7 @@ static json_t *llama3_scaling(reader *r, const lm_gguf_tensor *t, double base, u
     return NULL;
 }
 
-static json_t *factors(reader *r, const char *name, uint32_t dim) {
+static json_t *factors(lm_meta *r, const char *name, uint32_t dim) {
     const lm_gguf_tensor *t = lm_gguf_find(r->g, name);
     json_t *list = json_array();
     if (!t || t->type != LM_GGML_F32 || t->dims[0] != dim / 2) {
@@ -136,14 +71,14 @@ static json_t *factors(reader *r, const char *name, uint32_t dim) {
     for (uint32_t i = 0; i < dim / 2; i++) {
         float f = float_at(t, i);
         if (!isfinite(f)) r->st = lm_fail(r->err, LM_CORRUPT, "%s holds values that are not finite", name);
-        json_array_append_new(list, json_real(isfinite(f) ? decimal((double)f) : 1));
+        json_array_append_new(list, json_real(isfinite(f) ? lm_meta_decimal((double)f) : 1));
     }
     return list;
 }
 
-static json_t *longrope(reader *r, uint32_t dim, uint32_t context) {
-    uint32_t original = get_u32(r, "rope.scaling.original_context_length", 4096);
-    set_u32(r, "original_max_position_embeddings", original);
+static json_t *longrope(lm_meta *r, uint32_t dim, uint32_t context) {
+    uint32_t original = lm_meta_u32(r, "rope.scaling.original_context_length", 4096);
+    lm_meta_set_u32(r, "original_max_position_embeddings", original);
     if (original == 0 || context < original) {
         r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s.rope.scaling.original_context_length is %u",
                         r->f->arch, original);
@@ -153,34 +88,31 @@ static json_t *longrope(reader *r, uint32_t dim, uint32_t context) {
                      factors(r, "rope_factors_short.weight", dim));
 }
 
-static json_t *yarn(reader *r, double factor) {
+static json_t *yarn(lm_meta *r, double factor) {
     json_t *s = json_pack(
         "{s:s, s:s, s:f, s:i}", "type", "yarn", "rope_type", "yarn", "factor", factor,
         "original_max_position_embeddings",
-        (int)get_u32(r, "rope.scaling.original_context_length", get_u32(r, "context_length", 4096)));
-    json_object_set_new(s, "beta_fast", json_real(get_float(r, "rope.scaling.yarn_beta_fast", 32.0)));
-    json_object_set_new(s, "beta_slow", json_real(get_float(r, "rope.scaling.yarn_beta_slow", 1.0)));
+        (int)lm_meta_u32(r, "rope.scaling.original_context_length", lm_meta_u32(r, "context_length", 4096)));
+    json_object_set_new(s, "beta_fast", json_real(lm_meta_float(r, "rope.scaling.yarn_beta_fast", 32.0)));
+    json_object_set_new(s, "beta_slow", json_real(lm_meta_float(r, "rope.scaling.yarn_beta_slow", 1.0)));
     /* gpt-oss spreads the ramp over fractions of a dimension (its config.json says truncate: false) */
     if (strcmp(r->f->arch, "gpt-oss") == 0) json_object_set_new(s, "truncate", json_false());
     return s;
 }
 
-static void read_rope(reader *r, uint32_t dim, uint32_t context) {
-    char key[128];
-    lm_str type = {NULL, 0};
+static void read_rope(lm_meta *r, uint32_t dim, uint32_t context) {
     json_t *scaling = NULL;
-    uint32_t layers = get_u32(r, "block_count", 0);
+    uint32_t layers = lm_meta_u32(r, "block_count", 0);
     /* Ollama's own Gemma 3 files leave both to the architecture: the 4B, 12B and 27B models stretch by 8. */
     bool stretched = is(r, "gemma3_text") && (layers == 34 || layers == 48 || layers == 62);
-    double base = get_float(r, "rope.freq_base", is(r, "gemma3_text") ? 1000000.0 : 10000.0);
+    double base = lm_meta_float(r, "rope.freq_base", is(r, "gemma3_text") ? 1000000.0 : 10000.0);
     double factor =
-        get_float(r, "rope.scaling.factor", get_float(r, "rope.scale_linear", stretched ? 8.0 : 1.0));
-    arch_key(r, "rope.scaling.type", key);
-    if (r->st == LM_OK) r->st = lm_gguf_str(r->g, key, &type, r->err);
+        lm_meta_float(r, "rope.scaling.factor", lm_meta_float(r, "rope.scale_linear", stretched ? 8.0 : 1.0));
+    lm_str type = lm_meta_str(r, "rope.scaling.type");
     if (r->st == LM_OK && (base <= 0 || factor <= 0))
         r->st = lm_fail(r->err, LM_CORRUPT, "impossible rope parameters in the metadata");
     if (r->st != LM_OK) return;
-    set(r, "rope_theta", json_real(base));
+    lm_meta_set(r, "rope_theta", json_real(base));
 
     const lm_gguf_tensor *freqs = lm_gguf_find(r->g, "rope_freqs.weight");
     if (freqs) {
@@ -195,95 +127,102 @@ static void read_rope(reader *r, uint32_t dim, uint32_t context) {
         r->st = lm_fail(r->err, LM_UNSUPPORTED, "rope scaling of type " LM_STR_FMT " is not supported",
                         LM_STR_ARG(type));
     }
-    set(r, "rope_scaling", scaling ? scaling : json_null());
+    lm_meta_set(r, "rope_scaling", scaling ? scaling : json_null());
 }
 
 /* ---- families --------------------------------------------------------------------------------------------
  */
 
-static void layer_types(reader *r, uint32_t layers, uint32_t pattern) {
+static void layer_types(lm_meta *r, uint32_t layers, uint32_t pattern) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < layers; i++) {
         json_array_append_new(list, json_string((i + 1) % pattern ? "sliding_attention" : "full_attention"));
     }
-    set(r, "layer_types", list);
+    lm_meta_set(r, "layer_types", list);
 }
 
-static void read_gemma(reader *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
-    set(r, "hidden_activation", json_string("gelu_pytorch_tanh"));
-    set(r, "hidden_act", json_string("gelu_pytorch_tanh"));
-    set_u32(r, "sliding_window", get_u32(r, "attention.sliding_window", is(r, "gemma2") ? 4096 : 1024));
+static void read_gemma(lm_meta *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
+    lm_meta_set(r, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    lm_meta_set(r, "hidden_act", json_string("gelu_pytorch_tanh"));
+    lm_meta_set_u32(r, "sliding_window",
+                    lm_meta_u32(r, "attention.sliding_window", is(r, "gemma2") ? 4096 : 1024));
     /* The 27B models alone (46 and 62 layers) scale queries by the width of a head's share, the others by its
      * size. */
     bool large = layers == (is(r, "gemma2") ? 46u : 62u);
-    set_u32(r, "query_pre_attn_scalar", large ? width / heads : head_dim);
+    lm_meta_set_u32(r, "query_pre_attn_scalar", large ? width / heads : head_dim);
     if (is(r, "gemma2")) {
-        set(r, "attn_logit_softcapping", json_real(get_float(r, "attn_logit_softcapping", 50.0)));
-        set(r, "final_logit_softcapping", json_real(get_float(r, "final_logit_softcapping", 30.0)));
+        lm_meta_set(r, "attn_logit_softcapping", json_real(lm_meta_float(r, "attn_logit_softcapping", 50.0)));
+        lm_meta_set(r, "final_logit_softcapping",
+                    json_real(lm_meta_float(r, "final_logit_softcapping", 30.0)));
         layer_types(r, layers, 2);
     } else {
-        set_u32(r, "sliding_window_pattern", 6);
-        set(r, "rope_local_base_freq",
-            json_real(get_float(r, "rope.freq_base_swa", get_float(r, "rope.local.freq_base", 10000.0))));
+        lm_meta_set_u32(r, "sliding_window_pattern", 6);
+        lm_meta_set(r, "rope_local_base_freq",
+                    json_real(lm_meta_float(r, "rope.freq_base_swa",
+                                            lm_meta_float(r, "rope.local.freq_base", 10000.0))));
         layer_types(r, layers, 6);
     }
 }
 
-static void read_experts(reader *r) {
-    uint32_t n = 0, used = 0;
-    require_u32(r, is(r, "qwen3_moe") ? "num_experts" : "num_local_experts", "expert_count", 4096, &n);
-    require_u32(r, "num_experts_per_tok", "expert_used_count", n, &used);
+static void read_experts(lm_meta *r) {
+    uint32_t n =
+        lm_meta_require(r, is(r, "qwen3_moe") ? "num_experts" : "num_local_experts", "expert_count", 4096);
+    lm_meta_require(r, "num_experts_per_tok", "expert_used_count", n);
     if (is(r, "qwen3_moe")) {
-        set_u32(r, "moe_intermediate_size",
-                get_u32(r, "expert_feed_forward_length", get_u32(r, "feed_forward_length", 0)));
-        set_u32(r, "decoder_sparse_step", 1);
-        set(r, "mlp_only_layers", json_array());
-        set(r, "norm_topk_prob", json_true());
+        lm_meta_set_u32(
+            r, "moe_intermediate_size",
+            lm_meta_u32(r, "expert_feed_forward_length", lm_meta_u32(r, "feed_forward_length", 0)));
+        lm_meta_set_u32(r, "decoder_sparse_step", 1);
+        lm_meta_set(r, "mlp_only_layers", json_array());
+        lm_meta_set(r, "norm_topk_prob", json_true());
     }
 }
 
-static void read_family(reader *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
+static void read_family(lm_meta *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
     if (r->f->experts) read_experts(r);
     if (is(r, "gemma2") || is(r, "gemma3_text")) read_gemma(r, layers, width, heads, head_dim);
-    if (is(r, "smollm3")) set_u32(r, "no_rope_layer_interval", 4); /* every fourth layer has no rope */
+    if (is(r, "smollm3"))
+        lm_meta_set_u32(r, "no_rope_layer_interval", 4); /* every fourth layer has no rope */
     if (is(r, "granite")) {
-        set(r, "attention_multiplier", json_real(get_float(r, "attention.scale", 1 / sqrt(head_dim))));
-        set(r, "embedding_multiplier", json_real(get_float(r, "embedding_scale", 1.0)));
-        set(r, "residual_multiplier", json_real(get_float(r, "residual_scale", 1.0)));
-        set(r, "logits_scaling", json_real(get_float(r, "logit_scale", 1.0)));
+        lm_meta_set(r, "attention_multiplier",
+                    json_real(lm_meta_float(r, "attention.scale", 1 / sqrt(head_dim))));
+        lm_meta_set(r, "embedding_multiplier", json_real(lm_meta_float(r, "embedding_scale", 1.0)));
+        lm_meta_set(r, "residual_multiplier", json_real(lm_meta_float(r, "residual_scale", 1.0)));
+        lm_meta_set(r, "logits_scaling", json_real(lm_meta_float(r, "logit_scale", 1.0)));
     }
     if (is(r, "phi3")) {
-        uint32_t window = get_u32(r, "attention.sliding_window", 0);
-        set(r, "partial_rotary_factor",
-            json_real((double)get_u32(r, "rope.dimension_count", head_dim) / head_dim));
-        set(r, "sliding_window", window ? json_integer(window) : json_null());
+        uint32_t window = lm_meta_u32(r, "attention.sliding_window", 0);
+        lm_meta_set(r, "partial_rotary_factor",
+                    json_real((double)lm_meta_u32(r, "rope.dimension_count", head_dim) / head_dim));
+        lm_meta_set(r, "sliding_window", window ? json_integer(window) : json_null());
     }
     if (is(r, "gpt_oss")) {
-        set_u32(r, "intermediate_size",
-                get_u32(r, "expert_feed_forward_length", get_u32(r, "feed_forward_length", 0)));
-        set_u32(r, "sliding_window", get_u32(r, "attention.sliding_window", 128));
-        set(r, "swiglu_limit", json_real(7.0));
+        lm_meta_set_u32(
+            r, "intermediate_size",
+            lm_meta_u32(r, "expert_feed_forward_length", lm_meta_u32(r, "feed_forward_length", 0)));
+        lm_meta_set_u32(r, "sliding_window", lm_meta_u32(r, "attention.sliding_window", 128));
+        lm_meta_set(r, "swiglu_limit", json_real(7.0));
         layer_types(r, layers, 2);
     }
-    if (is(r, "llama") && has(r, "attention.sliding_window")) {
-        set_u32(r, "sliding_window", get_u32(r, "attention.sliding_window", 0));
+    if (is(r, "llama") && lm_meta_has(r, "attention.sliding_window")) {
+        lm_meta_set_u32(r, "sliding_window", lm_meta_u32(r, "attention.sliding_window", 0));
     }
 }
 
-static void read_shape(reader *r, const lm_plan *p) {
+static void read_shape(lm_meta *r, const lm_plan *p) {
     const lm_gguf_tensor *embedding = lm_gguf_find(r->g, "token_embd.weight");
-    uint32_t layers, width, heads, kv_heads, ff = 0, context;
-    require_u32(r, "num_hidden_layers", "block_count", 4096, &layers);
-    require_u32(r, "hidden_size", "embedding_length", 1 << 20, &width);
-    require_u32(r, "num_attention_heads", "attention.head_count", 65536, &heads);
-    require_u32(r, "max_position_embeddings", "context_length", UINT32_MAX, &context);
+    uint32_t layers = lm_meta_require(r, "num_hidden_layers", "block_count", 4096);
+    uint32_t width = lm_meta_require(r, "hidden_size", "embedding_length", 1 << 20);
+    uint32_t heads = lm_meta_require(r, "num_attention_heads", "attention.head_count", 65536);
+    uint32_t context = lm_meta_require(r, "max_position_embeddings", "context_length", UINT32_MAX);
     if (r->st != LM_OK) return;
-    kv_heads = set_u32(r, "num_key_value_heads", get_u32(r, "attention.head_count_kv", heads));
-    if (!has(r, "feed_forward_length") && r->f->experts)
-        set_u32(r, "intermediate_size", get_u32(r, "expert_feed_forward_length", 0));
+    uint32_t kv_heads =
+        lm_meta_set_u32(r, "num_key_value_heads", lm_meta_u32(r, "attention.head_count_kv", heads));
+    if (!lm_meta_has(r, "feed_forward_length") && r->f->experts)
+        lm_meta_set_u32(r, "intermediate_size", lm_meta_u32(r, "expert_feed_forward_length", 0));
     else
-        require_u32(r, "intermediate_size", "feed_forward_length", 1 << 24, &ff);
-    uint32_t head_dim = get_u32(r, "attention.key_length", width / heads);
+        lm_meta_require(r, "intermediate_size", "feed_forward_length", 1 << 24);
+    uint32_t head_dim = lm_meta_u32(r, "attention.key_length", width / heads);
     if (r->st == LM_OK && (kv_heads == 0 || head_dim < 2 || head_dim > 65536 || head_dim % 2)) {
         r->st = lm_fail(r->err, LM_CORRUPT, "metadata: %u key heads of size %u are impossible", kv_heads,
                         head_dim);
@@ -293,15 +232,16 @@ static void read_shape(reader *r, const lm_plan *p) {
                         (unsigned long long)embedding->dims[0], width);
     }
     if (r->st != LM_OK) return;
-    set_u32(r, "head_dim", head_dim);
-    set_u32(r, "vocab_size", (uint32_t)embedding->dims[1]);
-    set(r, "rms_norm_eps",
-        json_real(get_float(r, "attention.layer_norm_rms_epsilon", r->f->norms_plus_one ? 1e-6 : 1e-5)));
-    set(r, "hidden_act", json_string("silu"));
-    set(r, "tie_word_embeddings", json_boolean(!lm_plan_has(p, "lm_head.weight")));
-    set(r, "attention_bias", json_boolean(lm_plan_has(p, "model.layers.0.self_attn.q_proj.bias")));
-    set(r, "mlp_bias", json_boolean(lm_plan_has(p, "model.layers.0.mlp.gate_proj.bias")));
-    uint32_t rope_dim = is(r, "phi3") ? get_u32(r, "rope.dimension_count", head_dim) : head_dim;
+    lm_meta_set_u32(r, "head_dim", head_dim);
+    lm_meta_set_u32(r, "vocab_size", (uint32_t)embedding->dims[1]);
+    lm_meta_set(
+        r, "rms_norm_eps",
+        json_real(lm_meta_float(r, "attention.layer_norm_rms_epsilon", r->f->norms_plus_one ? 1e-6 : 1e-5)));
+    lm_meta_set(r, "hidden_act", json_string("silu"));
+    lm_meta_set(r, "tie_word_embeddings", json_boolean(!lm_plan_has(p, "lm_head.weight")));
+    lm_meta_set(r, "attention_bias", json_boolean(lm_plan_has(p, "model.layers.0.self_attn.q_proj.bias")));
+    lm_meta_set(r, "mlp_bias", json_boolean(lm_plan_has(p, "model.layers.0.mlp.gate_proj.bias")));
+    uint32_t rope_dim = is(r, "phi3") ? lm_meta_u32(r, "rope.dimension_count", head_dim) : head_dim;
     if (rope_dim < 2 || rope_dim > head_dim || rope_dim % 2) {
         r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s.rope.dimension_count is %u", r->f->arch, rope_dim);
     }
@@ -338,28 +278,34 @@ static void set_ids(json_t *config, const lm_vocab *v) {
 lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *p, const char *dir,
                            lm_err *err) {
     lm_vocab vocab = {0};
-    reader r = {g, f, json_object(), LM_OK, err};
+    lm_meta r = {g, f, json_object(), LM_OK, err};
+    const lm_gguf_tensor *words = lm_gguf_find(g, "token_embd.weight");
     json_t *generation = json_object();
     json_t *quantization = lm_plan_quantization(p);
-    set(&r, "architectures", json_pack("[s]", f->class_name));
-    set(&r, "model_type", json_string(f->model_type));
-    set(&r, "torch_dtype", json_string("float16"));
-    read_shape(&r, p);
+    lm_meta_set(&r, "architectures", json_pack("[s]", f->class_name));
+    lm_meta_set(&r, "model_type", json_string(f->model_type));
+    lm_meta_set(&r, "torch_dtype", json_string("float16"));
+    if (f->encoder)
+        lm_encoder_config(&r);
+    else
+        read_shape(&r, p);
     if (r.st == LM_OK) r.st = lm_vocab_open(&vocab, g, err);
-    if (r.st == LM_OK && vocab.n > lm_gguf_find(g, "token_embd.weight")->dims[1]) {
+    if (r.st == LM_OK && vocab.n > words->dims[1]) {
         r.st = lm_fail(err, LM_CORRUPT, "the vocabulary has %u tokens, token_embd.weight %llu rows", vocab.n,
-                       (unsigned long long)lm_gguf_find(g, "token_embd.weight")->dims[1]);
+                       (unsigned long long)words->dims[1]);
     }
     if (r.st != LM_OK) goto done;
-    set_ids(r.config, &vocab);
-    set_ids(generation, &vocab);
+    if (!f->encoder) set_ids(generation, &vocab);
+    if (!f->encoder) set_ids(r.config, &vocab);
+    if (f->encoder && vocab.pad >= 0) lm_meta_set_u32(&r, "pad_token_id", (uint32_t)vocab.pad);
     if (quantization) {
-        set(&r, "quantization", json_incref(quantization));
-        set(&r, "quantization_config",
-            json_incref(quantization)); /* the older name, which some readers want */
+        lm_meta_set(&r, "quantization", json_incref(quantization));
+        lm_meta_set(&r, "quantization_config",
+                    json_incref(quantization)); /* the older name, which some readers want */
     }
     r.st = lm_import_json(r.config, dir, "config.json", err);
-    if (r.st == LM_OK) r.st = lm_import_json(generation, dir, "generation_config.json", err);
+    if (r.st == LM_OK && !f->encoder) r.st = lm_import_json(generation, dir, "generation_config.json", err);
+    lm_encoder_pooling(&r, dir, (uint32_t)words->dims[0]);
 done:
     lm_vocab_release(&vocab);
     json_decref(quantization);

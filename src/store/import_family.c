@@ -50,6 +50,60 @@ static const lm_rename gpt_oss[] = {
     {NULL, NULL},
 };
 
+static const lm_rename bert[] = {
+    {"attn_q", "attention.self.query"},
+    {"attn_k", "attention.self.key"},
+    {"attn_v", "attention.self.value"},
+    {"attn_output", "attention.output.dense"},
+    {"attn_output_norm", "attention.output.LayerNorm"},
+    {"ffn_up", "intermediate.dense"},
+    {"ffn_down", "output.dense"},
+    {"layer_output_norm", "output.LayerNorm"},
+    {NULL, NULL},
+};
+
+static const lm_rename distilbert[] = {
+    {"attn_q", "attention.q_lin"},
+    {"attn_k", "attention.k_lin"},
+    {"attn_v", "attention.v_lin"},
+    {"attn_output", "attention.out_lin"},
+    {"attn_output_norm", "sa_layer_norm"},
+    {"ffn_up", "ffn.lin1"},
+    {"ffn_down", "ffn.lin2"},
+    {"layer_output_norm", "output_layer_norm"},
+    {NULL, NULL},
+};
+
+static const lm_rename nomic_bert[] = {
+    {"attn_qkv", "attn.Wqkv"},      {"attn_output", "attn.out_proj"},
+    {"attn_output_norm", "norm1"},  {"ffn_up", "mlp.fc11"},
+    {"ffn_gate", "mlp.fc12"},       {"ffn_down", "mlp.fc2"},
+    {"layer_output_norm", "norm2"}, {NULL, NULL},
+};
+
+static const lm_rename decoder_top[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"output_norm", "model.norm"},
+    {"output", "lm_head"},
+    {NULL, NULL},
+};
+
+static const lm_rename bert_top[] = {
+    {"token_embd", "embeddings.word_embeddings"},
+    {"position_embd", "embeddings.position_embeddings"},
+    {"token_types", "embeddings.token_type_embeddings"},
+    {"token_embd_norm", "embeddings.LayerNorm"},
+    {NULL, NULL},
+};
+
+static const lm_rename nomic_top[] = {
+    {"token_embd", "embeddings.word_embeddings"},
+    {"token_types", "embeddings.token_type_embeddings"},
+    {"token_embd_norm", "emb_ln"},
+    {NULL, NULL},
+};
+
+/* Decoders' blocks. */
 static const lm_rename common[] = {
     {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
     {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
@@ -59,52 +113,85 @@ static const lm_rename common[] = {
     {"ffn_down", "mlp.down_proj"},       {NULL, NULL},
 };
 
+#define DECODER .layer = "model.layers", .top = decoder_top
+#define ENCODER .encoder = true
+
 static const lm_family families[] = {
     {.arch = "llama",
      .model_type = "llama",
      .class_name = "LlamaForCausalLM",
+     DECODER,
      .renames = dense,
      .permuted = true},
     {.arch = "llama",
      .model_type = "mixtral",
      .class_name = "MixtralForCausalLM",
+     DECODER,
      .renames = mixtral,
      .permuted = true,
      .experts = true},
-    {.arch = "qwen2", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", .renames = dense},
-    {.arch = "qwen3", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM", .renames = dense},
+    {.arch = "qwen2", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", DECODER, .renames = dense},
+    {.arch = "qwen3", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM", DECODER, .renames = dense},
     {.arch = "qwen3moe",
      .model_type = "qwen3_moe",
      .class_name = "Qwen3MoeForCausalLM",
+     DECODER,
      .renames = qwen3moe,
      .experts = true},
-    {.arch = "phi3", .model_type = "phi3", .class_name = "Phi3ForCausalLM", .renames = phi3},
+    {.arch = "phi3", .model_type = "phi3", .class_name = "Phi3ForCausalLM", DECODER, .renames = phi3},
     {.arch = "gemma2",
      .model_type = "gemma2",
      .class_name = "Gemma2ForCausalLM",
+     DECODER,
      .renames = gemma,
      .norms_plus_one = true},
     {.arch = "gemma3",
      .model_type = "gemma3_text",
      .class_name = "Gemma3ForCausalLM",
+     DECODER,
      .renames = gemma,
      .norms_plus_one = true},
     {.arch = "smollm3",
      .model_type = "smollm3",
      .class_name = "SmolLM3ForCausalLM",
+     DECODER,
      .renames = dense,
      .permuted = true},
     {.arch = "granite",
      .model_type = "granite",
      .class_name = "GraniteForCausalLM",
+     DECODER,
      .renames = dense,
      .permuted = true},
-    {.arch = "olmo2", .model_type = "olmo2", .class_name = "Olmo2ForCausalLM", .renames = olmo2},
+    {.arch = "olmo2", .model_type = "olmo2", .class_name = "Olmo2ForCausalLM", DECODER, .renames = olmo2},
     {.arch = "gpt-oss",
      .model_type = "gpt_oss",
      .class_name = "GptOssForCausalLM",
+     DECODER,
      .renames = gpt_oss,
      .experts = true},
+    {.arch = "bert",
+     .model_type = "distilbert",
+     .class_name = "DistilBertModel",
+     .without = "token_types.weight",
+     .layer = "transformer.layer",
+     .top = bert_top,
+     .renames = distilbert,
+     ENCODER},
+    {.arch = "bert",
+     .model_type = "bert",
+     .class_name = "BertModel",
+     .layer = "encoder.layer",
+     .top = bert_top,
+     .renames = bert,
+     ENCODER},
+    {.arch = "nomic-bert",
+     .model_type = "nomic_bert",
+     .class_name = "NomicBertModel",
+     .layer = "encoder.layers",
+     .top = nomic_top,
+     .renames = nomic_bert,
+     ENCODER},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -123,7 +210,8 @@ lm_status lm_family_of(const lm_gguf *g, const lm_family **out, lm_err *err) {
     lm_buf_init(&known, 400);
     for (size_t i = 0; i < N_FAMILIES; i++) {
         const lm_family *f = &families[i];
-        if (lm_str_eq(arch, lm_str_of(f->arch)) && f->experts == (experts > 0)) {
+        if (lm_str_eq(arch, lm_str_of(f->arch)) && f->experts == (experts > 0) &&
+            !(f->without && lm_gguf_find(g, f->without))) {
             lm_buf_release(&known);
             *out = f;
             return LM_OK;
@@ -186,17 +274,10 @@ lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm
             true; /* the eyes of a model that Ollama packs into one file: its text part is what is imported */
         return LM_OK;
     }
-    if (lm_str_eq(stem, LM_STR("token_embd"))) {
-        strcpy(out->module, "model.embed_tokens");
-        return LM_OK;
-    }
-    if (lm_str_eq(stem, LM_STR("output_norm"))) {
-        strcpy(out->module, "model.norm");
-        out->is_norm = true;
-        return LM_OK;
-    }
-    if (lm_str_eq(stem, LM_STR("output"))) {
-        strcpy(out->module, "lm_head");
+    const char *to = renamed(f->top, stem);
+    if (to) {
+        snprintf(out->module, sizeof out->module, "%s", to);
+        out->is_norm = lm_str_eq(stem, LM_STR("output_norm"));
         return LM_OK;
     }
     if (!block_of(stem, &block, &rest)) return no_place(tensor, err);
@@ -204,10 +285,10 @@ lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm
         out->skip = true; /* per-block copies in old files */
         return LM_OK;
     }
-    const char *to = renamed(f->renames, rest);
-    if (!to) to = renamed(common, rest);
+    to = renamed(f->renames, rest);
+    if (!to && !f->encoder) to = renamed(common, rest);
     if (!to) return no_place(tensor, err);
-    snprintf(out->module, sizeof out->module, "model.layers.%u.%s", block, to);
+    snprintf(out->module, sizeof out->module, "%s.%u.%s", f->layer, block, to);
     out->is_q = lm_str_eq(rest, LM_STR("attn_q"));
     out->is_k = lm_str_eq(rest, LM_STR("attn_k"));
     out->is_norm = lm_str_ends(rest, LM_STR("norm"));

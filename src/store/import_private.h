@@ -1,9 +1,13 @@
 /* import_private.h - what the files of the GGUF importer share.
  *
  * import.c opens the GGUF file, finds its family, and fills a directory beside the target, which is renamed
- * into place when every file in it is on the disk: import_tensors.c    model.safetensors  (plan: names,
- * forms, shapes; then one pass over the data) import_config.c     config.json, generation_config.json
- *     import_tokenizer.c  tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja
+ * into place when every file in it is on the disk:
+ *
+ *     import_tensors.c    model.safetensors (plan: names, forms, shapes; then one pass over the data)
+ *     import_config.c     config.json of a decoder (of an encoder: import_encoder.c), generation_config.json,
+ *                         modules.json and 1_Pooling/config.json of an embedder
+ *     import_tokenizer.c  tokenizer.json (with import_wordpiece.c, import_unigram.c, import_spm.c),
+ *                         tokenizer_config.json, special_tokens_map.json, chat_template.jinja
  */
 #ifndef LM_STORE_IMPORT_PRIVATE_H
 #define LM_STORE_IMPORT_PRIVATE_H
@@ -17,7 +21,7 @@
 
 /* ---- families (import_family.c) */
 
-/* One tensor of a block: "blk.N.FROM.weight" becomes "model.layers.N.TO.weight". */
+/* One tensor: "blk.N.FROM.weight" becomes "LAYER.N.TO.weight", "FROM.weight" becomes "TO.weight". */
 typedef struct lm_rename {
     const char *from, *to;
 } lm_rename;
@@ -26,10 +30,15 @@ typedef struct lm_family {
     const char *arch;         /* general.architecture */
     const char *model_type;   /* of config.json */
     const char *class_name;   /* "LlamaForCausalLM" */
-    const lm_rename *renames; /* ends with {NULL, NULL}; looked up before the common ones */
+    const char *layer;        /* what a block is called: "model.layers" */
+    const lm_rename *top;     /* tensors of no block; ends with {NULL, NULL}, as the next */
+    const lm_rename *renames; /* of a block; decoders: looked up before the common ones */
     bool permuted;            /* the converter to GGUF re-ordered the rows of q and k for interleaved rope */
     bool norms_plus_one;      /* the converter added 1 to norm weights; the model adds it again */
     bool experts; /* a mixture of experts: same arch as a dense family, told apart by the metadata */
+    bool encoder; /* reads both ways, gives embeddings only */
+    const char
+        *without; /* a tensor that the family doesn't have, unlike another of the same arch; NULL: none */
 } lm_family;
 
 /* LM_UNSUPPORTED: names the architecture and the ones that are known. */
@@ -87,16 +96,40 @@ lm_plan_quantization(const lm_plan *p); /* for config.json, new reference; NULL 
 lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *progress, void *ctx,
                         lm_err *err) LM_CHECKED;
 
-/* ---- config (import_config.c) */
+/* ---- metadata of an architecture (import_meta.c) */
+
+/* Reads "ARCH.key" and builds config.json; the first failure stays, so that a list of keys stays a list. */
+typedef struct lm_meta {
+    const lm_gguf *g;
+    const lm_family *f;
+    json_t *config;
+    lm_status st;
+    lm_err *err;
+} lm_meta;
+
+bool lm_meta_has(const lm_meta *m, const char *key);
+uint32_t lm_meta_u32(lm_meta *m, const char *key, uint32_t absent);
+double lm_meta_float(lm_meta *m, const char *key, double absent); /* as the shortest decimal of its f32 */
+bool lm_meta_bool(lm_meta *m, const char *key, bool absent);
+lm_str lm_meta_str(lm_meta *m, const char *key); /* empty when absent */
+/* The same, into config under `name`; LM_CORRUPT when it is absent, 0 or beyond `most`. */
+uint32_t lm_meta_require(lm_meta *m, const char *name, const char *key, uint32_t most);
+void lm_meta_set(lm_meta *m, const char *name, json_t *value); /* takes value over */
+uint32_t lm_meta_set_u32(lm_meta *m, const char *name, uint32_t value);
+double lm_meta_decimal(double v); /* a f32 as the shortest decimal that reads back as the same f32 */
+
+/* ---- config (import_config.c, import_encoder.c) */
 
 lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *p, const char *dir,
                            lm_err *err) LM_CHECKED;
+/* What config.json says of an encoder; a failure is m's. */
+void lm_encoder_config(lm_meta *m);
+/* modules.json and 1_Pooling/config.json, when the file says how states are pooled; a failure is m's. */
+void lm_encoder_pooling(lm_meta *m, const char *dir, uint32_t width);
 /* Writes value as indented JSON to dir/name. */
 lm_status lm_import_json(const json_t *value, const char *dir, const char *name, lm_err *err) LM_CHECKED;
 
-/* ---- tokenizer (import_tokenizer.c, import_pretokens.c, import_spm.c) */
-
-lm_status lm_import_tokenizer(const lm_gguf *g, const char *dir, lm_err *err) LM_CHECKED;
+/* ---- vocabulary (import_vocab.c) */
 
 typedef enum lm_token_type {
     LM_TOKEN_NORMAL = 1,
@@ -107,23 +140,55 @@ typedef enum lm_token_type {
     LM_TOKEN_BYTE
 } lm_token_type;
 
+typedef enum lm_vocab_kind {
+    LM_VOCAB_BYTES,     /* byte-level BPE ("gpt2"): merges, and the name of a pre-tokenizer */
+    LM_VOCAB_SPM,       /* SentencePiece BPE with byte fallback ("llama"): scores */
+    LM_VOCAB_WORDPIECE, /* BERT's ("bert") */
+    LM_VOCAB_UNIGRAM,   /* SentencePiece Unigram ("t5"): scores are log-probabilities */
+} lm_vocab_kind;
+
 typedef struct lm_vocab {
-    lm_str *tokens;
+    lm_vocab_kind kind;
+    lm_str *tokens; /* as tokenizer.json has them */
+    char *texts;    /* holds tokens that the file words otherwise (WordPiece); NULL: none */
     int32_t *types; /* lm_token_type */
     float *scores;  /* NULL in byte-level vocabularies */
     uint32_t n;
     uint32_t *slots; /* hash index of tokens: id + 1, 0 = free */
     uint32_t mask;
-    int32_t bos, eos, unk, pad; /* -1: none */
+    int32_t bos, eos, unk, pad, cls, sep, masked; /* -1: none */
     bool add_bos, add_eos;
     int32_t *stops; /* every id that ends a generation, eos first; n_stops */
     uint32_t n_stops;
 } lm_vocab;
 
-/* LM_CORRUPT: no tokens, tokens that occur twice, ids out of range. */
+/* LM_UNSUPPORTED: another kind. LM_CORRUPT: no tokens, tokens that occur twice, ids out of range. */
 lm_status lm_vocab_open(lm_vocab *v, const lm_gguf *g, lm_err *err) LM_CHECKED;
 void lm_vocab_release(lm_vocab *v);
 int32_t lm_vocab_find(const lm_vocab *v, lm_str token); /* -1: none */
+/* A row of the embedding that no token uses: [PAD151665] and so on. The model's own files don't have them. */
+bool lm_vocab_is_filler(const lm_vocab *v, uint32_t id);
+
+/* ---- tokenizer (import_tokenizer.c, import_pretokens.c, import_spm.c, import_wordpiece.c, import_unigram.c)
+ */
+
+lm_status lm_import_tokenizer(const lm_gguf *g, const char *dir, lm_err *err) LM_CHECKED;
+
+/* add_bos and add_eos, where the file has them. */
+lm_status lm_tokenizer_read_adds(const lm_gguf *g, lm_vocab *v, lm_err *err) LM_CHECKED;
+/* Parts of tokenizer.json, each with the comma behind it. */
+void lm_tokenizer_write_added(lm_buf *b, const lm_vocab *v);
+void lm_tokenizer_write_vocab(lm_buf *b, const lm_vocab *v);
+/* The template adds BOS and EOS around a text, where the model wants them; `otherwise` is the post-processor
+ * when it wants neither. */
+void lm_tokenizer_write_template(lm_buf *b, const lm_vocab *v, const char *otherwise);
+
+/* GGUF has a word's first piece with U+2581 before it and the others bare, tokenizer.json the first bare and
+ * the others with "##": rewrites v->tokens. LM_NO_MEMORY. */
+lm_status lm_wordpiece_restore(lm_vocab *v, lm_err *err) LM_CHECKED;
+/* tokenizer.json from its added tokens to its end, for one kind each. They set v->add_bos and v->add_eos. */
+lm_status lm_wordpiece_write(lm_buf *b, const lm_gguf *g, lm_vocab *v, lm_err *err) LM_CHECKED;
+lm_status lm_unigram_write(lm_buf *b, const lm_gguf *g, lm_vocab *v, lm_err *err) LM_CHECKED;
 
 /* How a byte-level vocabulary cuts text before merging. */
 typedef struct lm_pretokens {
@@ -132,6 +197,7 @@ typedef struct lm_pretokens {
     bool nfc;               /* text is normalised to NFC first */
     bool ignore_merges;     /* a whole word that is a token needs no merges */
     bool add_bos;           /* unless the file says otherwise */
+    bool add_eos;           /* the same */
 } lm_pretokens;
 const lm_pretokens *lm_pretokens_find(lm_str name); /* NULL: unknown */
 

@@ -141,7 +141,7 @@ lm_status lm_plan_open(lm_plan **out, const lm_gguf *g, const lm_family *f, lm_e
         p->n++;
         st = plan_item(p, it, &target, err);
     }
-    if (st == LM_OK && !lm_plan_has(p, "model.embed_tokens.weight")) {
+    if (st == LM_OK && !lm_gguf_find(g, "token_embd.weight")) {
         st = lm_fail(err, LM_CORRUPT, "the file holds no token_embd.weight: not a whole language model");
     }
     if (st != LM_OK) {

@@ -6,8 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "store/import_private.h"
-#include "weights/gguf_make.h"
+#include "store/import_make.h"
 
 /* ---- blocks ----------------------------------------------------------------------------------------------
  */
@@ -115,15 +114,7 @@ static void a_scale_that_is_no_number_is_refused(void **state) {
 /* ---- whole files -----------------------------------------------------------------------------------------
  */
 
-/* A llama of one layer, two heads of 4, width 32: as small as Q8_0 rows allow. Values are their own index. */
-static void tiny_tensor(gguf_make *m, const char *name, uint32_t rows, uint32_t cols) {
-    float *values = lm_alloc((size_t)rows * cols * sizeof *values);
-    for (uint32_t i = 0; i < rows * cols; i++) values[i] = (float)i;
-    gguf_make_tensor(m, name, LM_GGML_F32, rows > 1 ? 2 : 1, (uint64_t[]){cols, rows}, values,
-                     (size_t)rows * cols * 4);
-    free(values);
-}
-
+/* A llama of one layer, two heads of 4, width 32: as small as Q8_0 rows allow. */
 static const char *const words[] = {"a", "b", "ab", "\xc4\xa0", "<|im_end|>"};
 
 static void tiny_vocab(gguf_make *m) {
@@ -157,28 +148,6 @@ static void tiny_model(gguf_make *m) {
     tiny_tensor(m, "blk.0.attn_q.weight", 8, 32);
     tiny_tensor(m, "blk.0.attn_q.bias", 1, 8);
     gguf_make_tensor(m, "blk.0.attn_v.weight", LM_GGML_Q8_0, 2, (uint64_t[]){32, 8}, q8, sizeof q8);
-}
-
-static char *put(const gguf_make *m) {
-    lm_buf file;
-    char *path = lm_path_join(test_dir(), "in.gguf");
-    lm_buf_init(&file, 64u << 20);
-    gguf_make_join(m, 3, &file);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(file.ptr, 1, file.len, f), file.len);
-    assert_int_equal(fclose(f), 0);
-    lm_buf_release(&file);
-    return path;
-}
-
-static json_t *load_json(const char *model, const char *name) {
-    lm_err err = {0};
-    json_t *value = NULL;
-    char *path = lm_path_join(model, name);
-    expect_ok(lm_json_load(path, 1 << 20, &value, &err), err);
-    free(path);
-    return value;
 }
 
 static void check_weights(const char *model) {
@@ -252,13 +221,6 @@ static void a_model_becomes_a_directory_that_says_the_same(void **state) {
     gguf_make_release(&m);
 }
 
-static void leaves_nothing(const char *out) {
-    char *temp = lm_path_join(test_dir(), ".importing-out");
-    assert_false(lm_path_is_dir(out));
-    assert_false(lm_path_is_dir(temp));
-    free(temp);
-}
-
 static bool cancel(void *ctx, uint64_t done, uint64_t total) {
     (void)total;
     uint32_t *left = ctx;
@@ -280,16 +242,6 @@ static void a_cancelled_import_leaves_nothing(void **state) {
     free(in);
     free(out);
     gguf_make_release(&m);
-}
-
-static void expect_refused(const gguf_make *m, lm_status want, const char *text) {
-    lm_err err = {0};
-    char *in = put(m), *out = lm_path_join(test_dir(), "out");
-    expect_fail(lm_import_gguf(in, out, NULL, NULL, &err), want, err, text);
-    assert_non_null(strstr(err.text, in)); /* the file is named */
-    leaves_nothing(out);
-    free(in);
-    free(out);
 }
 
 static void what_can_not_be_imported_is_named(void **state) {
@@ -408,6 +360,7 @@ static void scores_become_merges_best_first(void **state) {
     lm_buf b;
     gguf_make m;
     gguf_make_init(&m);
+    gguf_make_str(&m, "tokenizer.ggml.model", "llama");
     gguf_make_array(&m, "tokenizer.ggml.tokens", 8, 6);
     for (int i = 0; i < 6; i++) gguf_make_text(&m.keys, pieces[i]);
     gguf_make_array(&m, "tokenizer.ggml.scores", 6, 6);
