@@ -51,18 +51,30 @@ static bool belongs(const char *name) {
     return !strncasecmp(name, "license", 7);
 }
 
-static lm_status from_gguf(create *c, const char *digest, lm_err *err) {
-    char parsed[LM_DIGEST_SIZE];
-    if (json_object_size(c->r.files) > 1)
-        return lm_fail(err, LM_INVALID,
-                       "a GGUF model is one file here: merge its parts first (llama-gguf-split --merge), and "
-                       "leave projectors out");
-    lm_status st = lm_digest_parse(lm_str_of(digest), parsed, err);
-    if (st != LM_OK) return st;
-    ollama_progress_status(&c->progress, "parsing GGUF");
-    c->progress.reading = "converting model";
-    st = lm_draft_gguf(c->draft, parsed, ollama_progress_bytes, &c->progress, err);
-    return st == LM_NOT_FOUND || st == LM_CORRUPT ? LM_INVALID : st; /* the client's file */
+/* All files are GGUF files, then: one, or the parts of one model. */
+static lm_status from_gguf(create *c, lm_err *err) {
+    const char *name;
+    json_t *digest;
+    lm_status st = LM_OK;
+    uint32_t n = 0;
+    lm_gguf_file *files = lm_alloc(json_object_size(c->r.files) * sizeof *files);
+    char(*digests)[LM_DIGEST_SIZE] = lm_alloc(json_object_size(c->r.files) * sizeof *digests);
+    json_object_foreach(c->r.files, name, digest) {
+        if (st == LM_OK && json_object_size(c->r.files) > 1 && !ends(name, ".gguf"))
+            st = lm_fail(err, LM_INVALID, "\"%.200s\" is no part of a GGUF model: leave it out", name);
+        if (st == LM_OK) st = lm_digest_parse(lm_str_of(json_string_value(digest)), digests[n], err);
+        files[n].digest = digests[n];
+        n++;
+    }
+    if (st == LM_OK) {
+        ollama_progress_status(&c->progress, "parsing GGUF");
+        c->progress.reading = "converting model";
+        st = lm_draft_import(c->draft, files, n, ollama_progress_bytes, &c->progress, err);
+        if (st == LM_NOT_FOUND || st == LM_CORRUPT) st = LM_INVALID; /* the client's files */
+    }
+    free(files);
+    free(digests);
+    return st;
 }
 
 static lm_status from_directory(create *c, lm_err *err) {
@@ -87,12 +99,12 @@ static lm_status from_files(create *c, lm_err *err) {
     bool safetensors = false;
     if (!json_object_size(c->r.files)) return lm_fail(err, LM_INVALID, "no files provided to convert");
     json_object_foreach(c->r.files, name, digest) {
-        if (ends(name, ".gguf")) return from_gguf(c, json_string_value(digest), err);
+        if (ends(name, ".gguf")) return from_gguf(c, err);
         safetensors = safetensors || ends(name, ".safetensors");
     }
     /* A single file of another name is taken for a GGUF file, as its content will tell. */
     json_object_foreach(c->r.files, name, digest) {
-        if (!safetensors && !belongs(name)) return from_gguf(c, json_string_value(digest), err);
+        if (!safetensors && !belongs(name)) return from_gguf(c, err);
     }
     return safetensors ? from_directory(c, err) : lm_fail(err, LM_INVALID, "unknown type");
 }

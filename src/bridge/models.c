@@ -64,7 +64,8 @@ static lm_status import(lm_store *store, const char *file, const char *name, pro
                        "a model %s exists already in %s: choose another name, or delete it first", name,
                        there.dir);
     lm_status st = lm_draft_open(&d, store, err);
-    if (st == LM_OK) st = lm_draft_import(d, file, show_progress, p, err);
+    lm_gguf_file gguf = {.path = file};
+    if (st == LM_OK) st = lm_draft_import(d, &gguf, 1, show_progress, p, err);
     if (st == LM_OK) st = lm_draft_commit(d, name, NULL, NULL, err);
     lm_draft_close(d);
     return st == LM_OK ? lm_store_find_own(store, name, made, err) : st;

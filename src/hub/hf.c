@@ -170,19 +170,35 @@ static lm_status take_files(lm_draft *d, const lm_origin *o, lm_listing *l, lm_e
     return st;
 }
 
+/* Which GGUF file a model was made of, or which parts. */
+static void source_digest(const lm_listing *l, char out[LM_DIGEST_SIZE]) {
+    lm_buf all;
+    if (l->n == 1) {
+        memcpy(out, l->files[0].digest, LM_DIGEST_SIZE);
+        return;
+    }
+    lm_buf_init(&all, LM_HUB_MAX_FILES * LM_DIGEST_SIZE);
+    for (uint32_t i = 0; i < l->n; i++) lm_buf_text(&all, l->files[i].digest);
+    memcpy(out, "sha256:", 7);
+    lm_hub_sha256(lm_buf_view(&all), out + 7);
+    lm_buf_release(&all);
+}
+
 static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *repo, lm_listing *l, bool gguf,
                             lm_err *err) {
     const lm_pull *pull = o->pull;
     lm_draft *d = NULL;
-    if (gguf && lm_hub_is_made_of(s, pull->name, l->files[0].digest)) return LM_OK;
+    char source[LM_DIGEST_SIZE];
+    source_digest(l, source);
+    if (gguf && lm_hub_is_made_of(s, pull->name, source)) return LM_OK;
     lm_status st = lm_draft_open(&d, s, err); /* from here on nothing that we count on is pruned */
     if (st == LM_OK && !gguf) look_at_old(s, o, l);
     for (uint32_t i = 0; st == LM_OK && i < l->n; i++)
         l->files[i].url = file_url(o->base, repo, l->commit, l->files[i].name);
     if (st == LM_OK) st = lm_hub_fetch(s, o, l->files, l->n, err);
     if (st == LM_OK) pull->status(pull->ctx, "verifying sha256 digest");
-    if (st == LM_OK) st = gguf ? lm_hub_import(d, &l->files[0], pull, err) : take_files(d, o, l, err);
-    if (st == LM_OK && gguf) st = lm_hub_note_source(d, l->files[0].url, l->files[0].digest, err);
+    if (st == LM_OK) st = gguf ? lm_hub_import(d, l->files, l->n, pull, err) : take_files(d, o, l, err);
+    if (st == LM_OK && gguf) st = lm_hub_note_source(d, l->files[0].url, source, err);
     if (st == LM_OK) st = lm_draft_check(d, err);
     if (st == LM_OK) pull->status(pull->ctx, "writing manifest");
     if (st == LM_OK) st = lm_draft_commit(d, pull->name, NULL, NULL, err);

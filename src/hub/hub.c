@@ -55,19 +55,34 @@ static bool import_goes_on(void *ctx, uint64_t done, uint64_t total) {
     return !pull->go_on || pull->go_on(pull->ctx);
 }
 
-lm_status lm_hub_import(lm_draft *d, lm_remote *f, const lm_pull *pull, lm_err *err) {
+static lm_status check_digest(lm_remote *f, const lm_pull *pull, lm_err *err) {
     lm_origin o = {.pull = pull};
     char digest[LM_DIGEST_SIZE];
-    void *ctx = (void *)(uintptr_t)pull;
-    if (!f->path) return lm_draft_gguf(d, f->digest, import_goes_on, ctx, err);
     lm_status st = lm_hub_hash(f->path, f->size, "", digest, &o, err);
     if (st == LM_OK && strcmp(digest, f->digest)) {
         unlink(f->path); /* going on from it would never become right */
         st = lm_fail(err, LM_CORRUPT, "digest mismatch, file must be downloaded again: want %s, got %s",
                      f->digest, digest);
     }
-    if (st == LM_OK) st = lm_draft_import(d, f->path, import_goes_on, ctx, err);
-    if (st == LM_OK) unlink(f->path); /* its tensors are in the model now */
+    return st;
+}
+
+lm_status lm_hub_import(lm_draft *d, lm_remote *files, uint32_t n, const lm_pull *pull, lm_err *err) {
+    lm_gguf_file *ggufs = lm_alloc(n * sizeof *ggufs);
+    lm_status st = LM_OK;
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
+        lm_remote *f = &files[i];
+        if (f->same)
+            st = lm_fail(err, LM_CORRUPT, "%s and %s are the same file, not two parts of a model",
+                         f->same->name, f->name);
+        else if (f->path)
+            st = check_digest(f, pull, err);
+        ggufs[i] = (lm_gguf_file){.path = f->path, .digest = f->digest};
+    }
+    if (st == LM_OK) st = lm_draft_import(d, ggufs, n, import_goes_on, (void *)(uintptr_t)pull, err);
+    for (uint32_t i = 0; i < n && st == LM_OK; i++)
+        if (files[i].path) unlink(files[i].path); /* its tensors are in the model now */
+    free(ggufs);
     return st;
 }
 

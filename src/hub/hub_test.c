@@ -18,11 +18,11 @@ static void a_listing_gives_what_a_model_needs(void **state) {
     lm_err err = {0};
     bool gguf = true;
     expect_ok(
-        parse(
-            LIST(GIT("config.json") "," LFS("model.safetensors") "," GIT("README.md") "," GIT("tokenizer."
-                                                                                              "json") "," GIT(
-                "onnx/config.json") "," GIT("1_Pooling/config.json") "," LFS("pytorch_model.bin")),
-            &l, &err),
+        parse(LIST(GIT("config.json") "," LFS("model.safetensors") "," GIT("README.md") "," GIT(
+                  "tokenizer."
+                  "json") "," GIT("onnx/config.json") "," GIT("1_Pooling/config.json") "," LFS("pytorch_"
+                                                                                               "model.bin")),
+              &l, &err),
         err);
     assert_int_equal(l.n, 4);
     assert_string_equal(l.commit, COMMIT);
@@ -107,6 +107,24 @@ static void a_form_of_gguf_is_chosen_by_its_tag(void **state) {
     }
 }
 
+static void all_parts_of_a_gguf_file_come_in_their_order(void **state) {
+    (void)state;
+    lm_listing l;
+    lm_err err = {0};
+    bool gguf = false;
+    expect_ok(
+        parse(LIST(LFS("Q4_K_M/a-Q4_K_M-00002-of-00002.gguf") "," LFS("a-Q8_0.gguf") "," LFS(
+                  "Q4_K_M/mmproj-Q4_K_M-00001-of-00002.gguf") "," LFS("Q4_K_M/a-Q4_K_M-00001-of-00002.gguf")),
+              &l, &err),
+        err);
+    expect_ok(lm_listing_choose(&l, "latest", &gguf, &err), err);
+    assert_true(gguf);
+    assert_int_equal(l.n, 2);
+    assert_string_equal(l.files[0].name, "Q4_K_M/a-Q4_K_M-00001-of-00002.gguf");
+    assert_string_equal(l.files[1].name, "Q4_K_M/a-Q4_K_M-00002-of-00002.gguf");
+    lm_listing_release(&l);
+}
+
 static void what_is_no_model_is_refused(void **state) {
     (void)state;
     lm_listing l;
@@ -115,8 +133,14 @@ static void what_is_no_model_is_refused(void **state) {
     expect_ok(parse(LIST(GIT("config.json")), &l, &err), err);
     expect_fail(lm_listing_choose(&l, "latest", &gguf, &err), LM_UNSUPPORTED, err, "no model");
     lm_listing_release(&l);
-    expect_ok(parse(LIST(LFS("a-00001-of-00002.gguf")), &l, &err), err);
-    expect_fail(lm_listing_choose(&l, "latest", &gguf, &err), LM_UNSUPPORTED, err, "parts");
+    expect_ok(parse(LIST(LFS("a-00002-of-00002.gguf")), &l, &err), err);
+    expect_fail(lm_listing_choose(&l, "latest", &gguf, &err), LM_CORRUPT, err, "has no part 1");
+    lm_listing_release(&l);
+    expect_ok(parse(LIST(LFS("a-00001-of-00002.gguf") "," LFS("b-00002-of-00002.gguf")), &l, &err), err);
+    expect_fail(lm_listing_choose(&l, "latest", &gguf, &err), LM_CORRUPT, err, "has no part 2");
+    lm_listing_release(&l);
+    expect_ok(parse(LIST(LFS("a-00001-of-00000.gguf") "," LFS("a-00000-of-00001.gguf")), &l, &err), err);
+    expect_fail(lm_listing_choose(&l, "latest", &gguf, &err), LM_CORRUPT, err, "has more");
     lm_listing_release(&l);
 }
 
@@ -189,6 +213,7 @@ int main(void) {
         cmocka_unit_test(names_that_lead_elsewhere_are_left_out),
         cmocka_unit_test(listings_that_lie_are_refused),
         cmocka_unit_test(a_form_of_gguf_is_chosen_by_its_tag),
+        cmocka_unit_test(all_parts_of_a_gguf_file_come_in_their_order),
         cmocka_unit_test(what_is_no_model_is_refused),
         cmocka_unit_test(a_manifest_gives_its_layers),
         cmocka_unit_test_setup_teardown(git_and_sha256_agree_with_their_tools, make_test_dir,

@@ -1,4 +1,5 @@
 /* listing.c - the files of a repository, as the hub's API lists them, and which of them make a model. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -70,13 +71,15 @@ static bool is_wanted_here(const char *name) {
            starts(name, "license") || is_gguf(name);
 }
 
-/* A folder of sentence-transformers, "1_Pooling/config.json", is the only one that says something. */
+/* Two kinds of folders say something: those of sentence-transformers, "1_Pooling/config.json", and those that
+ * hold a GGUF file, often in parts, "Q4_K_M/x-00001-of-00002.gguf". */
 static bool is_wanted(const char *path) {
     const char *slash = strchr(path, '/');
     if (strlen(path) > 200) return false;
     if (!slash) return plain_name(path, strlen(path)) && is_wanted_here(path);
-    return path[0] >= '0' && path[0] <= '9' && plain_name(path, (size_t)(slash - path)) &&
-           !strcmp(slash + 1, "config.json");
+    if (!plain_name(path, (size_t)(slash - path))) return false;
+    if (is_gguf(slash + 1)) return plain_name(slash + 1, strlen(slash + 1));
+    return path[0] >= '0' && path[0] <= '9' && !strcmp(slash + 1, "config.json");
 }
 
 static lm_status read_size(const json_t *v, uint64_t *out, const char *name, lm_err *err) {
@@ -194,11 +197,53 @@ static bool is_named(const char *name, const char *arg) {
     return !strcmp(name, arg);
 }
 
+static bool is_projector(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return starts(slash ? slash + 1 : path, "mmproj");
+}
+
 static const char *find_gguf(const lm_listing *l, const char *form) {
     for (uint32_t i = 0; i < l->n; i++)
-        if (is_gguf(l->files[i].name) && holds(l->files[i].name, form) && !starts(l->files[i].name, "mmproj"))
+        if (is_gguf(l->files[i].name) && holds(l->files[i].name, form) && !is_projector(l->files[i].name))
             return l->files[i].name;
     return NULL;
+}
+
+#define PART_TAIL 20 /* "-00001-of-00003.gguf" */
+
+/* Whether name is part *no (from 1) of *count; what comes before that is the same in all parts. */
+static bool is_part(const char *name, unsigned *no, unsigned *count) {
+    size_t n = strlen(name);
+    char again[PART_TAIL + 1];
+    if (n <= PART_TAIL || sscanf(name + n - PART_TAIL, "-%5u-of-%5u", no, count) != 2) return false;
+    snprintf(again, sizeof again, "-%05u-of-%05u.gguf", *no % 100000, *count % 100000);
+    return !strcasecmp(name + n - PART_TAIL, again);
+}
+
+static bool same_model(const char *name, const char *part) {
+    unsigned no, count, a, b;
+    size_t n = strlen(part);
+    return strlen(name) == n && !strncmp(name, part, n - PART_TAIL) && is_part(name, &no, &count) &&
+           is_part(part, &a, &b) && count == b;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const lm_remote *)a)->name, ((const lm_remote *)b)->name);
+}
+
+/* All parts of the model that one of them is named after, in their order. */
+static lm_status keep_parts(lm_listing *l, const char *part, unsigned count, lm_err *err) {
+    keep(l, same_model, part);
+    qsort(l->files, l->n, sizeof *l->files, by_name);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned no = 0, all;
+        if (i < l->n && is_part(l->files[i].name, &no, &all) && no == i + 1) continue;
+        return lm_fail(err, LM_CORRUPT, "%s is one of %u parts, and the repository has no part %u", part,
+                       count, i + 1);
+    }
+    if (l->n != count)
+        return lm_fail(err, LM_CORRUPT, "%s is one of %u parts, and the repository has more", part, count);
+    return LM_OK;
 }
 
 lm_status lm_listing_choose(lm_listing *l, const char *tag, bool *gguf, lm_err *err) {
@@ -217,12 +262,15 @@ lm_status lm_listing_choose(lm_listing *l, const char *tag, bool *gguf, lm_err *
             err, LM_UNSUPPORTED,
             "the repository has neither config.json with safetensors nor a GGUF file: it is no model "
             "that can be run");
-    if (holds(name, "-of-0"))
-        return lm_fail(err, LM_UNSUPPORTED,
-                       "%s is one of several parts: only whole GGUF files can be imported", name);
     char copy[201];
+    unsigned no, count;
     strcpy(copy, name);
-    keep(l, is_named, copy);
+    if (is_part(copy, &no, &count)) {
+        lm_status st = keep_parts(l, copy, count, err);
+        if (st != LM_OK) return st;
+    } else {
+        keep(l, is_named, copy);
+    }
     *gguf = true;
     return LM_OK;
 }

@@ -41,7 +41,8 @@ lm_status lm_listing_parse(lm_str text, lm_listing *out, lm_err *err) LM_CHECKED
 void lm_listing_release(
     lm_listing *l); /* frees url and path and closes fd of each file; a zeroed one is allowed */
 /* Keeps what a model directory needs: the makers' files, or, of a repository of GGUF files, the one of that
- * form (tag "latest": Q4_K_M, else the first). *gguf says which. LM_UNSUPPORTED: neither. */
+ * form (tag "latest": Q4_K_M, else the first), or all of its parts in their order. *gguf says which.
+ * LM_UNSUPPORTED: neither. LM_NOT_FOUND: no such form. LM_CORRUPT: a part is missing. */
 lm_status lm_listing_choose(lm_listing *l, const char *tag, bool *gguf, lm_err *err) LM_CHECKED;
 
 /* ---- oci.c: a manifest of a registry, in the same form */
@@ -93,7 +94,8 @@ lm_status lm_registry_pull(lm_store *s, const lm_pull *pull, const lm_name *name
 /* A model of a GGUF file keeps "pulled.json": which one it was made of. */
 bool lm_hub_is_made_of(lm_store *s, const char *name, const char *digest);
 lm_status lm_hub_note_source(lm_draft *d, const char *source, const char *digest, lm_err *err) LM_CHECKED;
-/* The file of that GGUF, imported. */
-lm_status lm_hub_import(lm_draft *d, lm_remote *gguf, const lm_pull *pull, lm_err *err) LM_CHECKED;
+/* A model of a GGUF file, or of all of its parts, imported. */
+lm_status lm_hub_import(lm_draft *d, lm_remote *files, uint32_t n, const lm_pull *pull,
+                        lm_err *err) LM_CHECKED;
 
 #endif

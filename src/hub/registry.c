@@ -136,7 +136,7 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name
     }
     if (st == LM_OK) st = lm_hub_fetch(s, o, l->files, l->n, err);
     if (st == LM_OK) pull->status(pull->ctx, "verifying sha256 digest");
-    if (st == LM_OK) st = lm_hub_import(d, gguf, pull, err);
+    if (st == LM_OK) st = lm_hub_import(d, gguf, 1, pull, err);
     if (st == LM_OK) st = take_texts(s, d, o, l, err);
     if (st == LM_OK) st = lm_hub_note_source(d, o->base, manifest, err);
     if (st == LM_OK) st = lm_draft_check(d, err);

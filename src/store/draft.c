@@ -362,26 +362,28 @@ lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) {
     return st;
 }
 
-lm_status lm_draft_import(lm_draft *d, const char *file, lm_store_progress *progress, void *ctx,
-                          lm_err *err) {
+lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm_store_progress *progress,
+                          void *ctx, lm_err *err) {
     const char *staging = NULL;
+    char **paths = lm_alloc((n + 1) * sizeof *paths);
     lm_status st = lm_draft_staging(d, &staging, err);
-    if (st != LM_OK) return st;
-    char *made = lm_path_join(staging, "model");
-    st = lm_import_gguf(file, made, progress, ctx, err);
-    if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
-    free(made);
-    return st;
-}
-
-lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx,
-                        lm_err *err) {
-    uint64_t bytes;
-    if (!lm_blob_look(d->own, digest, &bytes))
-        return lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", digest);
-    char *blob = lm_blob_path(d->own, digest);
-    lm_status st = lm_draft_import(d, blob, progress, ctx, err);
-    free(blob);
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
+        uint64_t bytes;
+        if (files[i].path)
+            paths[i] = lm_strdup(files[i].path);
+        else if (lm_blob_look(d->own, files[i].digest, &bytes))
+            paths[i] = lm_blob_path(d->own, files[i].digest);
+        else
+            st = lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", files[i].digest);
+    }
+    if (st == LM_OK) {
+        char *made = lm_path_join(staging, "model");
+        st = lm_import_parts((const char *const *)paths, n, made, progress, ctx, err);
+        if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+        free(made);
+    }
+    for (uint32_t i = 0; i < n; i++) free(paths[i]);
+    free(paths);
     return st;
 }
 

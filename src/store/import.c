@@ -1,6 +1,6 @@
-/* One GGUF file into one model directory. The directory grows beside its final place under a name that
- * listings pass over, locked, so that two imports of one model can't mix and what a killed one left is
- * cleared by the next. */
+/* One GGUF model, of one file or of several, into one model directory. The directory grows beside its final
+ * place under a name that listings pass over, locked, so that two imports of one model can't mix and what a
+ * killed one left is cleared by the next. */
 #include "store/import_private.h"
 
 #include <errno.h>
@@ -85,6 +85,11 @@ static lm_status fill(const lm_gguf *g, const char *dir, lm_store_progress *prog
 
 lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx,
                          lm_err *err) {
+    return lm_import_parts(&gguf, 1, dir, progress, ctx, err);
+}
+
+lm_status lm_import_parts(const char *const *files, uint32_t n, const char *dir, lm_store_progress *progress,
+                          void *ctx, lm_err *err) {
     char *parent = NULL, *last = NULL, *temp = NULL;
     lm_gguf *g = NULL;
     struct stat info;
@@ -94,7 +99,7 @@ lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *p
     if (st != LM_OK) return st;
     if (lstat(dir, &info) == 0)
         st = lm_fail(err, LM_INVALID, "%s exists already: remove it or choose another name", dir);
-    if (st == LM_OK) st = lm_gguf_open(&g, gguf, err);
+    if (st == LM_OK) st = lm_gguf_open_parts(&g, files, n, err);
     if (st == LM_OK) st = lm_dir_make(parent, err);
     if (st != LM_OK) goto done;
 
@@ -105,7 +110,7 @@ lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *p
     st = clear_place(temp, err);
     if (st == LM_OK) {
         st = fill(g, temp, progress, ctx, err);
-        if (st != LM_OK) lm_fail_in(err, st, "import %s", gguf);
+        if (st != LM_OK) lm_fail_in(err, st, "import %s", files[0]);
     }
     if (st == LM_OK) st = sync_dir(temp, err);
     if (st == LM_OK && rename(temp, dir) != 0)

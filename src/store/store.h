@@ -120,10 +120,12 @@ lm_status lm_draft_file(lm_draft *d, const char *name, const char *path, lm_take
                         lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 /* The same from a blob. LM_NOT_FOUND: there is no such blob. */
 lm_status lm_draft_blob(lm_draft *d, const char *name, const char *digest, lm_err *err) LM_CHECKED;
-/* A GGUF file that is a blob, or lies anywhere, imported (lm_import_gguf). */
-lm_status lm_draft_gguf(lm_draft *d, const char *digest, lm_store_progress *progress, void *ctx,
-                        lm_err *err) LM_CHECKED;
-lm_status lm_draft_import(lm_draft *d, const char *file, lm_store_progress *progress, void *ctx,
+/* A GGUF model, imported (lm_import_parts): one file, or all parts in any order. Each lies at path, or is the blob of
+ * that digest where path is NULL. LM_NOT_FOUND: there is no such blob. */
+typedef struct lm_gguf_file {
+    const char *path, *digest;
+} lm_gguf_file;
+lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm_store_progress *progress, void *ctx,
                           lm_err *err) LM_CHECKED;
 /* The text of a kind that the draft has so far into out; nothing when it has none. */
 lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) LM_CHECKED;
@@ -155,8 +157,11 @@ lm_status lm_store_commit(lm_store *s, const char *name, const lm_store_file *fi
 lm_status lm_store_partial(lm_store *s, const char *key, int *fd, char **path, lm_err *err) LM_CHECKED;
 
 /* ---- import */
-/* Converts one GGUF file into a new MLX model directory at dir (which must not exist; it appears whole or not at all).
- * Memory is independent of the model's size. LM_CORRUPT, LM_UNSUPPORTED, LM_NO_SPACE, LM_CANCELLED. */
+/* Converts one GGUF model into a new MLX model directory at dir (which must not exist; it appears whole or not at all).
+ * Memory is independent of the model's size. files: one, whose further parts are looked for beside it, or all parts
+ * of a model in any order. LM_CORRUPT, LM_UNSUPPORTED, LM_NO_SPACE, LM_CANCELLED, LM_NOT_FOUND (a part is missing). */
+lm_status lm_import_parts(const char *const *files, uint32_t n, const char *dir, lm_store_progress *progress, void *ctx,
+                          lm_err *err) LM_CHECKED;
 lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 
 #endif

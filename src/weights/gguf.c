@@ -4,6 +4,7 @@
 #include "weights/gguf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #define KEY_MAX   65535 /* bytes, the format's own limit */
 #define NAME_MAX_ 256   /* bytes of a tensor name; the format says 64 */
 #define ALIGN_MAX 65536
+#define PARTS_MAX 1024 /* of one model; more is no model that anybody splits */
 
 typedef enum value_type {
     U8,
@@ -48,6 +50,8 @@ struct lm_gguf {
     lm_gguf_tensor *tensors; /* n_tensors, in file order */
     uint32_t n_tensors;
     const lm_gguf_tensor **by_name; /* n_tensors, sorted */
+    lm_gguf **more;                 /* the other parts, for their maps alone: their tensors are among ours */
+    uint32_t n_more;
 };
 
 static const struct {
@@ -255,6 +259,17 @@ static int place_order(const void *a, const void *b) {
     return (x->data > y->data) - (x->data < y->data);
 }
 
+static lm_status sort_names(lm_gguf *g, lm_err *err) {
+    qsort(g->by_name, g->n_tensors, sizeof *g->by_name, name_order);
+    for (uint32_t i = 1; i < g->n_tensors; i++) {
+        if (order(g->by_name[i - 1]->name, g->by_name[i]->name) == 0) {
+            return lm_fail(err, LM_CORRUPT, "%s: tensor " LM_STR_FMT " occurs twice", g->path,
+                           LM_STR_ARG(g->by_name[i]->name));
+        }
+    }
+    return LM_OK;
+}
+
 static lm_status check_tensors(lm_gguf *g, lm_err *err) {
     qsort(g->by_name, g->n_tensors, sizeof *g->by_name, place_order);
     for (uint32_t i = 1; i < g->n_tensors; i++) {
@@ -264,14 +279,7 @@ static lm_status check_tensors(lm_gguf *g, lm_err *err) {
                            LM_STR_ARG(a->name), LM_STR_ARG(b->name));
         }
     }
-    qsort(g->by_name, g->n_tensors, sizeof *g->by_name, name_order);
-    for (uint32_t i = 1; i < g->n_tensors; i++) {
-        if (order(g->by_name[i - 1]->name, g->by_name[i]->name) == 0) {
-            return lm_fail(err, LM_CORRUPT, "%s: tensor " LM_STR_FMT " occurs twice", g->path,
-                           LM_STR_ARG(g->by_name[i]->name));
-        }
-    }
-    return LM_OK;
+    return sort_names(g, err);
 }
 
 static lm_status read_tensors(lm_gguf *g, cursor *c, uint64_t n, lm_err *err) {
@@ -316,7 +324,7 @@ static lm_status read_tensors(lm_gguf *g, cursor *c, uint64_t n, lm_err *err) {
     return check_tensors(g, err);
 }
 
-lm_status lm_gguf_open(lm_gguf **out, const char *path, lm_err *err) {
+static lm_status open_file(lm_gguf **out, const char *path, lm_err *err) {
     lm_gguf *g = lm_alloc(sizeof *g);
     g->path = lm_strdup(path);
     lm_status st = lm_map_open(&g->map, path, err);
@@ -352,6 +360,8 @@ done:
 
 void lm_gguf_close(lm_gguf *g) {
     if (!g) return;
+    for (uint32_t i = 0; i < g->n_more; i++) lm_gguf_close(g->more[i]);
+    free(g->more);
     lm_map_close(&g->map);
     free(g->path);
     free(g->entries);
@@ -361,11 +371,201 @@ void lm_gguf_close(lm_gguf *g) {
 }
 
 uint64_t lm_gguf_size(const lm_gguf *g) {
-    return g->map.size;
+    uint64_t sum = g->map.size;
+    for (uint32_t i = 0; i < g->n_more; i++) sum += g->more[i]->map.size;
+    return sum;
 }
 
 void lm_gguf_drop(const lm_gguf *g) {
     lm_map_drop(&g->map);
+    for (uint32_t i = 0; i < g->n_more; i++) lm_map_drop(&g->more[i]->map);
+}
+
+/* ---- parts -----------------------------------------------------------------------------------------------
+ */
+
+typedef struct split {
+    uint32_t no, count, tensors; /* a whole file: 0 of 1 */
+} split;
+
+static lm_status read_split(const lm_gguf *g, split *out, lm_err *err) {
+    split s = {0, 1, g->n_tensors};
+    lm_status st = lm_gguf_u32(g, "split.count", &s.count, err);
+    if (st == LM_OK && s.count == 0) s.count = 1; /* so says a file that was merged */
+    if (st == LM_OK && s.count > 1) {
+        st = lm_gguf_u32(g, "split.no", &s.no, err);
+        if (st == LM_OK) st = lm_gguf_u32(g, "split.tensors.count", &s.tensors, err);
+    }
+    if (st == LM_OK && (s.count > PARTS_MAX || s.no >= s.count))
+        st = lm_fail(err, LM_CORRUPT, "%s: says that it is part %llu of %u", g->path,
+                     (unsigned long long)s.no + 1, s.count);
+    if (st == LM_OK) *out = s;
+    return st;
+}
+
+/* Puts one into its place among `all` parts, parts[0] to parts[count - 1]. */
+static lm_status place_part(lm_gguf **parts, const split *all, lm_gguf *g, const char *first, lm_err *err) {
+    split s = {0, 0, 0};
+    lm_status st = read_split(g, &s, err);
+    if (st != LM_OK) return st;
+    if (s.count == 1)
+        return lm_fail(err, LM_CORRUPT, "%s is a model of its own and no part of that of %s", g->path, first);
+    if (s.count != all->count || s.tensors != all->tensors)
+        return lm_fail(
+            err, LM_CORRUPT,
+            "%s is not of the same model as %s: one of %u parts with %u tensors, the other of %u with %u",
+            g->path, first, s.count, s.tensors, all->count, all->tensors);
+    if (parts[s.no])
+        return lm_fail(err, LM_CORRUPT, "%s and %s are both part %u of %u", parts[s.no]->path, g->path,
+                       s.no + 1, s.count);
+    parts[s.no] = g;
+    return LM_OK;
+}
+
+/* A later part may repeat who it is; then it must be the same. */
+static lm_status same_model(const lm_gguf *a, const lm_gguf *b, lm_err *err) {
+    static const char *const keys[] = {"general.architecture", "general.name"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        lm_str x = {NULL, 0}, y = {NULL, 0};
+        lm_status st = lm_gguf_str(a, keys[i], &x, err);
+        if (st == LM_OK) st = lm_gguf_str(b, keys[i], &y, err);
+        if (st != LM_OK) return st;
+        if (y.ptr && !lm_str_eq(x, y))
+            return lm_fail(err, LM_CORRUPT, "%s is not of the same model as %s: %s differs", b->path, a->path,
+                           keys[i]);
+    }
+    return LM_OK;
+}
+
+/* Gives the first part the tensors of all. On failure all of them are still the caller's to close. */
+static lm_status join(lm_gguf **parts, const split *all, lm_err *err) {
+    lm_gguf *g = parts[0];
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < all->count; i++) {
+        lm_status st = i ? same_model(g, parts[i], err) : LM_OK;
+        if (st != LM_OK) return st;
+        n += parts[i]->n_tensors;
+    }
+    if (n != all->tensors)
+        return lm_fail(err, LM_CORRUPT, "%s: its %u parts hold %llu tensors, %u are announced", g->path,
+                       all->count, (unsigned long long)n, all->tensors);
+    lm_gguf_tensor *tensors = lm_try_alloc(n + 1, sizeof *tensors);
+    const lm_gguf_tensor **by_name = lm_try_alloc(n + 1, sizeof *by_name);
+    lm_gguf **more = lm_try_alloc(all->count, sizeof *more);
+    if (!tensors || !by_name || !more) {
+        free(tensors);
+        free(by_name);
+        free(more);
+        return lm_fail(err, LM_NO_MEMORY, "%s: no memory for %llu tensors", g->path, (unsigned long long)n);
+    }
+    n = 0;
+    for (uint32_t i = 0; i < all->count; i++) {
+        for (uint32_t k = 0; k < parts[i]->n_tensors; k++, n++) {
+            tensors[n] = parts[i]->tensors[k];
+            by_name[n] = &tensors[n];
+        }
+    }
+    free(g->tensors);
+    free(g->by_name);
+    g->tensors = tensors;
+    g->by_name = by_name;
+    g->n_tensors = (uint32_t)n;
+    lm_status st = sort_names(g, err);
+    if (st != LM_OK) {
+        free(more);
+        return st;
+    }
+    memcpy(more, parts + 1, (all->count - 1) * sizeof *more);
+    g->more = more;
+    g->n_more = all->count - 1;
+    return LM_OK;
+}
+
+/* The name of part i, of a file that is named as gguf-split names parts; NULL when it is not. */
+static char *name_of_part(const char *path, const split *s, uint32_t i) {
+    char tail[64];
+    int n = snprintf(tail, sizeof tail, "-%05u-of-%05u.gguf", s->no + 1, s->count);
+    size_t len = strlen(path), cut = len - (size_t)n;
+    if (len <= (size_t)n || strcmp(path + cut, tail) != 0) return NULL;
+    char *name = lm_alloc(cut + sizeof tail);
+    memcpy(name, path, cut);
+    snprintf(name + cut, sizeof tail, "-%05u-of-%05u.gguf", i + 1, s->count);
+    return name;
+}
+
+/* The parts beside g, which is in its place already. */
+static lm_status open_beside(lm_gguf **parts, const split *s, const char *path, lm_err *err) {
+    for (uint32_t i = 0; i < s->count; i++) {
+        if (i == s->no) continue;
+        lm_gguf *other = NULL;
+        char *name = name_of_part(path, s, i);
+        if (!name)
+            return lm_fail(err, LM_NOT_FOUND,
+                           "%s is part %u of %u of a model: give all of them, or name it "
+                           "NAME-%05u-of-%05u.gguf with the "
+                           "others beside it",
+                           path, s->no + 1, s->count, s->no + 1, s->count);
+        lm_status st = open_file(&other, name, err);
+        if (st == LM_NOT_FOUND)
+            st = lm_fail(err, st, "%s is part %u of %u of a model: %s is missing", path, s->no + 1, s->count,
+                         name);
+        if (st == LM_OK) {
+            st = place_part(parts, s, other, path, err);
+            if (st != LM_OK) lm_gguf_close(other);
+        }
+        free(name);
+        if (st != LM_OK) return st;
+    }
+    return LM_OK;
+}
+
+static lm_status open_given(lm_gguf **parts, const split *s, const char *const *paths, uint32_t n,
+                            lm_err *err) {
+    for (uint32_t i = 1; i < n; i++) {
+        lm_gguf *other = NULL;
+        lm_status st = open_file(&other, paths[i], err);
+        if (st != LM_OK) return st;
+        st = place_part(parts, s, other, paths[0], err);
+        if (st != LM_OK) {
+            lm_gguf_close(other);
+            return st;
+        }
+    }
+    for (uint32_t i = 0; i < s->count; i++) {
+        if (!parts[i])
+            return lm_fail(err, LM_NOT_FOUND, "%s is part %u of %u of a model: part %u is missing", paths[0],
+                           s->no + 1, s->count, i + 1);
+    }
+    return LM_OK;
+}
+
+lm_status lm_gguf_open_parts(lm_gguf **out, const char *const *paths, uint32_t n, lm_err *err) {
+    lm_gguf *g = NULL;
+    split s = {0, 1, 0};
+    LM_ASSERT(n > 0);
+    lm_status st = open_file(&g, paths[0], err);
+    if (st == LM_OK) st = read_split(g, &s, err);
+    if (st == LM_OK && s.count == 1 && n > 1)
+        st = lm_fail(err, LM_CORRUPT, "%s is a whole model, and %s another file", paths[0], paths[1]);
+    if (st != LM_OK || s.count == 1) {
+        if (st == LM_OK)
+            *out = g;
+        else
+            lm_gguf_close(g);
+        return st;
+    }
+    lm_gguf **parts = lm_alloc(s.count * sizeof *parts);
+    parts[s.no] = g;
+    st = n == 1 ? open_beside(parts, &s, paths[0], err) : open_given(parts, &s, paths, n, err);
+    if (st == LM_OK) st = join(parts, &s, err);
+    if (st == LM_OK) *out = parts[0];
+    for (uint32_t i = 0; st != LM_OK && i < s.count; i++) lm_gguf_close(parts[i]);
+    free(parts);
+    return st;
+}
+
+lm_status lm_gguf_open(lm_gguf **out, const char *path, lm_err *err) {
+    return lm_gguf_open_parts(out, &path, 1, err);
 }
 
 /* ---- metadata --------------------------------------------------------------------------------------------

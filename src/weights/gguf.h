@@ -59,10 +59,15 @@ uint32_t lm_ggml_block_bytes(lm_ggml_type t); /* and the bytes that they take */
 typedef struct lm_gguf lm_gguf;
 
 /* LM_NOT_FOUND, LM_IO; LM_CORRUPT: names what is wrong; LM_UNSUPPORTED: version 1, big endian, unknown tensor
- * type. */
+ * type. Of a file that is one part of several the others are looked for beside it (below). */
 lm_status lm_gguf_open(lm_gguf **out, const char *path, lm_err *err) LM_CHECKED;
+/* One model in several files, as llama.cpp's gguf-split writes them: NAME-00001-of-00003.gguf and so on, each
+ * with the keys split.no (from 0), split.count and split.tensors.count and with its own tensors; the first
+ * one alone has the other metadata. Given in any order and under any names; what is opened is all of them as
+ * one file. LM_NOT_FOUND: one is missing. LM_CORRUPT: one is there twice, or of another model. */
+lm_status lm_gguf_open_parts(lm_gguf **out, const char *const *paths, uint32_t n, lm_err *err) LM_CHECKED;
 void lm_gguf_close(lm_gguf *g);          /* NULL allowed */
-uint64_t lm_gguf_size(const lm_gguf *g); /* bytes of the file */
+uint64_t lm_gguf_size(const lm_gguf *g); /* bytes of the file, of all parts */
 void lm_gguf_drop(const lm_gguf *g);     /* gives resident pages back to the system */
 
 /* ---- metadata */

@@ -17,6 +17,7 @@ import ollama
 import pytest
 
 from .bridge import PATIENCE, Bridge, program
+from .parts import split_gguf
 
 HELLO = "Hello world! Grün 🙂"
 
@@ -111,6 +112,34 @@ def test_a_gguf_file(client, own):
     assert converting[-1].completed == converting[-1].total > 10_000_000
     assert client.generate("real", "The capital of France is", options={"num_predict": 4}).response
     assert check_store(own) == ["real"]
+
+
+@pytest.mark.skipif("not os.environ.get('LM_E2E_GGUF')", reason="LM_E2E_GGUF names no file")
+def test_a_gguf_file_in_parts_is_the_same_model(server, client, own, tmp_path):
+    client.create("whole", files={"model.gguf": client.create_blob(os.environ["LM_E2E_GGUF"])})
+    parts = split_gguf(os.environ["LM_E2E_GGUF"], tmp_path, 3)
+    files = {p.name: client.create_blob(p) for p in reversed(parts)}
+    assert statuses(client.create("parts", files=files, stream=True))[-1] == "success"
+    digests = {m.model: m.digest for m in client.list().models}
+    assert digests["whole:latest"] == digests["parts:latest"]
+    for wrong, why in (({k: v for k, v in files.items() if "-00002-" not in k}, "part 2 is missing"),
+                       ({**files, "mmproj.gguf": files[parts[0].name]}, "are both part 1 of 3"),
+                       ({parts[0].name: files[parts[0].name]}, "give all of them"),
+                       ({**files, "README.md": files[parts[0].name]}, "README.md")):
+        with pytest.raises(ollama.ResponseError, match=why) as problem:
+            client.create("wrong", files=wrong)
+        assert problem.value.status_code == 400
+    assert check_store(own) == ["parts", "whole"] or check_store(own) == ["whole", "parts"]
+
+    command = [program(), "import", "--models", str(tmp_path / "store")]
+    made = subprocess.run([*command, str(parts[0]), "mine"], capture_output=True, text=True, timeout=PATIENCE)
+    assert made.returncode == 0, made.stderr
+    weights = Path(made.stdout.strip()) / "model.safetensors"
+    whole = next(b for b in (own / "blobs").iterdir() if b.name.endswith(hashlib.sha256(weights.read_bytes()).hexdigest()))
+    assert whole.stat().st_size > 10_000_000
+    parts[2].unlink()
+    made = subprocess.run([*command, str(parts[0]), "other"], capture_output=True, text=True, timeout=PATIENCE)
+    assert made.returncode and "model-00003-of-00003.gguf is missing" in made.stderr and made.stderr.count("\n") == 1
 
 
 def test_deleting_frees_what_nobody_else_names(client, own):

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from .bridge import Bridge, program
-from .standin_hub import Hub, drop, slow, status
+from .parts import split_gguf
+from .standin_hub import LARGE, Hub, drop, slow, status
 from .test_javascript import MODULES
 
 NAME = "org/tiny-hello"
@@ -344,6 +345,25 @@ def test_the_javascript_client_pulls(tiny_models, store, tmp_path):
         hub.repo(NAME, tiny_models / "tiny-hello")
         done = subprocess.run(["node", "--input-type=module", "-e", SCRIPT, server.url, NAME], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif("not os.environ.get('LM_E2E_GGUF')", reason="LM_E2E_GGUF names no file")
+def test_a_quantised_form_in_parts_is_pulled_whole(store, tmp_path):
+    repo = tmp_path / "repo"
+    (repo / "Q4_1").mkdir(parents=True)
+    parts = split_gguf(os.environ["LM_E2E_GGUF"], repo / "Q4_1", 2, "small-Q4_1")
+    (repo / "small-Q2_K.gguf").write_bytes(b"GGUF" + bytes(LARGE))
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo("org/parts", repo)
+        size = parts[1].stat().st_size
+        hub.faults["Q4_1/" + parts[1].name] = [drop(size // 2)]
+        assert pull(server, "org/parts:Q4_1")[-1] == {"status": "success"}
+        assert not hub.of("small-Q2_K.gguf") and said(server, "org/parts:Q4_1")
+        before = total_sent(hub)
+        assert pull(server, "org/parts:Q4_1")[-1] == {"status": "success"}
+        assert total_sent(hub) == before
+        del hub.repos["org/parts"]["Q4_1/" + parts[0].name]
+        assert "no part 1" in pull(server, "org/parts:q4_1")[-1]["error"]
 
 
 # ---- a registry
