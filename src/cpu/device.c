@@ -256,6 +256,7 @@ const lm_backend lm_cpu_backend = {
     .rows = lm_op_rows,
     .attention = lm_op_attention,
     .mlp = lm_op_mlp,
+    .gated = lm_op_gated,
     .moe = lm_op_moe,
     .keep = lm_op_keep,
     .add = lm_op_add,

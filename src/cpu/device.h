@@ -142,6 +142,7 @@ bool lm_glu_product(lm_step *s, const lm_mlp *m, lm_product *out);
 lm_tensor *lm_op_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale);
 void lm_op_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, uint32_t n, lm_tensor **out);
 lm_tensor *lm_op_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m);
+lm_tensor *lm_op_gated(lm_step *s, lm_tensor *gate, const lm_tensor *up, lm_glu act);
 
 /* -- moe.c */
 lm_tensor *lm_op_moe(lm_step *s, const lm_tensor *x, const lm_moe *m);

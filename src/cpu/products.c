@@ -202,6 +202,35 @@ static void activate_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thre
         }
 }
 
+typedef struct gated_run {
+    const lm_kernels *k;
+    lm_tensor *gate;
+    const lm_tensor *up;
+    lm_glu act;
+} gated_run;
+
+static void gated_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thread) {
+    (void)thread;
+    const gated_run *g = arg;
+    for (uint32_t r = row0; r < row1; r++) {
+        float *gate = g->gate->data + r * g->gate->stride;
+        g->k->glu(g->act, gate, g->up->data + r * g->up->stride, g->gate->width, gate);
+    }
+}
+
+lm_tensor *lm_op_gated(lm_step *s, lm_tensor *gate, const lm_tensor *up, lm_glu act) {
+    if (s->failed) return NULL;
+    if (gate->n_rows != up->n_rows || gate->width != up->width) {
+        lm_step_fail(s, LM_INTERNAL, "a gate of (%u, %u) and an up of (%u, %u)", gate->n_rows, gate->width,
+                     up->n_rows, up->width);
+        return NULL;
+    }
+    gated_run g = {s->k, gate, up, act};
+    lm_run_rows(s->dev, gated_rows, &g, gate->n_rows, 4 * (size_t)gate->width);
+    ++*gate->version;
+    return gate;
+}
+
 /* Without a gate: act(x upᵀ) downᵀ. */
 static lm_tensor *plain_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
     lm_tensor *hidden = NULL, *out = NULL;

@@ -130,6 +130,7 @@ template <typename AT> lm_backend table() {
             .rows = lm_mlx_rows,
             .attention = lm_mlx_attention,
             .mlp = lm_mlx_mlp,
+            .gated = lm_mlx_gated,
             .moe = lm_mlx_moe,
             .keep = lm_mlx_keep,
             .add = lm_mlx_add,

@@ -198,6 +198,7 @@ void lm_mlx_linears(lm_step *s, const lm_tensor *x, const lm_linear *const *w, u
 lm_tensor *lm_mlx_columns(lm_step *s, const lm_tensor *x, uint32_t first, uint32_t width);
 lm_tensor *lm_mlx_rows(lm_step *s, const lm_tensor *x, const uint32_t *index, uint32_t n);
 lm_tensor *lm_mlx_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m);
+lm_tensor *lm_mlx_gated(lm_step *s, lm_tensor *gate, const lm_tensor *up, lm_glu act);
 lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m);
 lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x);
 lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);

@@ -142,6 +142,10 @@ lm_tensor *lm_mlx_mlp(lm_step *s, const lm_tensor *x, const lm_mlp *m) {
     });
 }
 
+lm_tensor *lm_mlx_gated(lm_step *s, lm_tensor *gate, const lm_tensor *up, lm_glu act) {
+    return lm_mlx_op(s, [&] { return glu_of(act)({gate->a, up->a})[0]; });
+}
+
 lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
@@ -181,8 +185,8 @@ lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x) {
 lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale) {
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
-        if (scale == 1) return mx::add(x->a, y->a, where);
-        return mx::add(x->a, mx::multiply(y->a, mx::array(scale, y->a.dtype()), where), where);
+        mx::array more = scale == 1 ? y->a : mx::multiply(y->a, mx::array(scale, y->a.dtype()), where);
+        return mx::add(x->a, mx::astype(more, x->a.dtype(), where), where);
     });
 }
 

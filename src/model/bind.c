@@ -18,6 +18,7 @@ typedef struct binder {
     lm_status st;           /* the first failure; later calls do nothing */
     const char *prefix;     /* "model." in front of layers.N, or "language_model.model." */
     char layer[NAME_BYTES]; /* "model.layers.3" */
+    lm_delta *deltas;       /* of that layer, NULL: no adapter */
     uint64_t by_form[16];   /* parameters by storage form, to name the model's quantisation */
     lm_quant_spec forms[16];
     lm_dtype form_types[16];
@@ -256,6 +257,46 @@ static const lm_vector *vector(binder *b, const char *part, uint32_t n, float of
     return vector_named(b, name, n, offset);
 }
 
+/* ---- what an adapter adds to the matrix f, which this rank has a part of */
+
+static bool find_pair(binder *b, const char *name, const found *f, lm_adapter_pair *out) {
+    bool there = false;
+    if (b->st != LM_OK) return false;
+    b->st = lm_adapter_find(b->m->adapter, name, f->w.rows, f->w.cols, out, &there, b->err);
+    return b->st == LM_OK && there;
+}
+
+/* Rows [first, first + n) of y: all of A, and those rows of B. */
+static void delta_rows(binder *b, const char *name, const found *f, uint32_t first, uint32_t n,
+                       lm_delta *out) {
+    lm_adapter_pair pair;
+    if (!find_pair(b, name, f, &pair)) return;
+    out->scale = pair.scale;
+    out->a = rows_of(b, &(found){.w = pair.a}, 0, pair.a.rows);
+    out->b = rows_of(b, &(found){.w = pair.b}, first, n);
+}
+
+/* Columns likewise of x: those of A, and all of B; every rank's product is a part of the sum. */
+static void delta_columns(binder *b, const char *name, const found *f, uint32_t first, uint32_t n,
+                          lm_delta *out) {
+    lm_adapter_pair pair;
+    if (!find_pair(b, name, f, &pair)) return;
+    out->scale = pair.scale;
+    out->a = columns_of(b, &(found){.w = pair.a}, first, n);
+    out->b = columns_of(b, &(found){.w = pair.b}, 0, pair.b.cols);
+}
+
+typedef void delta_of(binder *b, const char *name, const found *f, uint32_t first, uint32_t n, lm_delta *out);
+
+/* One of this layer's. */
+static void layer_delta(binder *b, delta_of *kind, const char *part, const found *f, uint32_t first,
+                        uint32_t n, int which) {
+    char name[NAME_BYTES];
+    if (!b->deltas) return;
+    name_of(name, "%s.%s", b->layer + strlen(b->prefix), part);
+    kind(b, name, f, first, n, &b->deltas[which]);
+}
+
 /* ---- a layer */
 
 static float norm_offset(const lm_config *c) {
@@ -300,16 +341,28 @@ static void bind_attention(binder *b, lm_layer *l, const lm_layer_spec *spec) {
             l->qkv[0] = rows_of(b, &f, q_first, l->n_qkv == 1 ? f.w.rows : q_ours);
             if (l->n_qkv == 3) l->qkv[1] = rows_of(b, &f, q + kv_first, kv_ours);
             if (l->n_qkv == 3) l->qkv[2] = rows_of(b, &f, q + kv + kv_first, kv_ours);
+            const uint32_t firsts[3] = {q_first, q + kv_first, q + kv + kv_first};
+            for (uint32_t i = 0; i < l->n_qkv; i++)
+                layer_delta(b, delta_rows, "self_attn.qkv_proj", &f, firsts[i],
+                            l->n_qkv == 1 ? f.w.rows
+                            : i           ? kv_ours
+                                          : q_ours,
+                            LM_DELTA_Q + (int)i);
         }
     } else {
         static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
         l->n_qkv = 3;
-        for (int i = 0; i < 3; i++)
-            if (find_in_layer(b, names[i], i ? kv : q, c->width, bias, &f))
-                l->qkv[i] = rows_of(b, &f, i ? kv_first : q_first, i ? kv_ours : q_ours);
+        for (int i = 0; i < 3; i++) {
+            uint32_t first = i ? kv_first : q_first, n = i ? kv_ours : q_ours;
+            if (!find_in_layer(b, names[i], i ? kv : q, c->width, bias, &f)) continue;
+            l->qkv[i] = rows_of(b, &f, first, n);
+            layer_delta(b, delta_rows, names[i], &f, first, n, LM_DELTA_Q + i);
+        }
     }
-    if (find_in_layer(b, "self_attn.o_proj", c->width, q, o_bias, &f) && heads_fit(b, &f))
+    if (find_in_layer(b, "self_attn.o_proj", c->width, q, o_bias, &f) && heads_fit(b, &f)) {
         l->o = columns_of(b, &f, q_first, q_ours);
+        layer_delta(b, delta_columns, "self_attn.o_proj", &f, q_first, q_ours, LM_DELTA_O);
+    }
     if (flags & LM_FAM_WIDE_NORM) {
         l->wide_q_norm = vector(b, "self_attn.q_norm.weight", q, offset);
         l->wide_k_norm = vector(b, "self_attn.k_norm.weight", kv, offset);
@@ -362,19 +415,29 @@ static void bind_mlp(binder *b, lm_layer *l) {
         !inner_columns(b, &down, "the MLP", &first, &n))
         return;
     if (!(c->family->flags & LM_FAM_FUSED_GATE_UP)) {
-        if (find_in_layer(b, "mlp.gate_proj", c->ffn, c->width, c->mlp_bias, &f))
+        if (find_in_layer(b, "mlp.gate_proj", c->ffn, c->width, c->mlp_bias, &f)) {
             l->mlp.gate = rows_of(b, &f, first, n);
-        if (find_in_layer(b, "mlp.up_proj", c->ffn, c->width, c->mlp_bias, &f))
+            layer_delta(b, delta_rows, "mlp.gate_proj", &f, first, n, LM_DELTA_GATE);
+        }
+        if (find_in_layer(b, "mlp.up_proj", c->ffn, c->width, c->mlp_bias, &f)) {
             l->mlp.up = rows_of(b, &f, first, n);
+            layer_delta(b, delta_rows, "mlp.up_proj", &f, first, n, LM_DELTA_UP);
+        }
     } else if (find_in_layer(b, "mlp.gate_up_proj", 2 * c->ffn, c->width, c->mlp_bias, &f)) {
         if (n == c->ffn) {
             l->mlp.fused = rows_of(b, &f, 0, 2 * n);
+            layer_delta(b, delta_rows, "mlp.gate_up_proj", &f, 0, 2 * n, LM_DELTA_GATE);
         } else {
             l->mlp.gate = rows_of(b, &f, first, n);
             l->mlp.up = rows_of(b, &f, c->ffn + first, n);
+            layer_delta(b, delta_rows, "mlp.gate_up_proj", &f, first, n, LM_DELTA_GATE);
+            layer_delta(b, delta_rows, "mlp.gate_up_proj", &f, c->ffn + first, n, LM_DELTA_UP);
         }
     }
     l->mlp.down = columns_of(b, &down, first, n);
+    layer_delta(b, delta_columns, "mlp.down_proj", &down, first, n, LM_DELTA_DOWN);
+    for (int i = LM_DELTA_GATE; b->deltas && i <= LM_DELTA_DOWN; i++)
+        l->mlp_adapted = l->mlp_adapted || b->deltas[i].a;
 }
 
 static void bind_moe(binder *b, lm_layer *l) {
@@ -500,11 +563,12 @@ static void bind_head(binder *b) {
     bool there = has(b, name, ".weight");
 
     b->ours = m->share.rank == 0; /* which alone chooses tokens */
-    if (c->tied == 1 || (c->tied == -1 && !there)) {
+    found f = {.w = {.rows = c->n_vocab, .cols = c->width}};
+    if (c->tied == 1 || (c->tied == -1 && !there))
         m->head = m->embed;
-        return;
-    }
-    m->head = linear_named(b, there ? name : "lm_head", 1, c->n_vocab, c->width, false);
+    else if (find_linear(b, there ? name : "lm_head", 1, c->n_vocab, c->width, false, &f))
+        m->head = add_linear(b, &f.w, f.has_bias ? &f.bias : NULL, NULL);
+    delta_rows(b, "lm_head", &f, 0, c->n_vocab, &m->head_delta);
 }
 
 /* "Q4_G64", "MXFP4", "NVFP4", "BF16": the form that most parameters have. */
@@ -548,6 +612,7 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
         name_of(b.layer, "%slayers.%u", b.prefix, i);
         b.ours = lm_share_has_layer(&m->share, i);
         l->attention.layer = b.ours ? i - m->share.first_layer : 0;
+        if (m->deltas) l->deltas = b.deltas = &m->deltas[(size_t)i * LM_DELTAS];
         bind_norms(&b, l);
         bind_attention(&b, l, &c->layers[i]);
         if (c->layers[i].moe)
@@ -559,6 +624,7 @@ lm_status lm_model_bind(lm_model *m, lm_err *err) {
     b.ours = m->share.rank == 0;
     m->final_norm = vector_named(&b, name, c->width, norm_offset(c));
     if (b.st == LM_OK) bind_head(&b);
+    if (b.st == LM_OK) b.st = lm_adapter_used_up(m->adapter, err);
     if (b.st == LM_OK) name_quantisation(&b);
     return b.st;
 }

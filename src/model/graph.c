@@ -14,12 +14,57 @@ static lm_tensor *norm(const lm_model *m, lm_step *s, lm_tensor *x, const lm_vec
     return weight ? m->backend->rms_norm(s, x, weight, m->config.norm_eps) : x;
 }
 
+/* out[i] += what the adapter adds to the product of x that it is, n of them side by side. */
+static void adapt(const lm_model *m, lm_step *s, const lm_tensor *x, const lm_delta *deltas, uint32_t n,
+                  lm_tensor **out) {
+    const lm_backend *b = m->backend;
+    const lm_linear *down[3];
+    lm_tensor *small[3] = {NULL, NULL, NULL};
+    uint32_t n_small = 0, at = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (deltas[i].a) down[n_small++] = deltas[i].a;
+    if (n_small) b->linears(s, x, down, n_small, small);
+    for (uint32_t i = 0; i < n; i++) {
+        lm_tensor *more = NULL;
+        if (!deltas[i].a) continue;
+        b->linears(s, small[at++], &deltas[i].b, 1, &more);
+        out[i] = b->add(s, out[i], more, deltas[i].scale);
+    }
+}
+
+/* b->mlp in its parts, where an adapter changes one of them. */
+static lm_tensor *adapted_mlp(const lm_model *m, lm_step *s, const lm_layer *l, const lm_tensor *x) {
+    const lm_backend *b = m->backend;
+    const lm_linear *const into[2] = {l->mlp.fused ? l->mlp.fused : l->mlp.gate, l->mlp.up};
+    lm_tensor *both[2] = {NULL, NULL}, *y = NULL;
+    uint32_t n = l->mlp.fused ? 1 : 2;
+
+    b->linears(s, x, into, n, both);
+    adapt(m, s, x, l->deltas + LM_DELTA_GATE, n, both);
+    if (n == 1) {
+        lm_tensor *all = both[0];
+        both[0] = b->columns(s, all, 0, m->config.ffn);
+        both[1] = b->columns(s, all, m->config.ffn, m->config.ffn);
+    }
+    lm_tensor *hidden = b->gated(s, both[0], both[1], l->mlp.act);
+    b->linears(s, hidden, &l->mlp.down, 1, &y);
+    adapt(m, s, hidden, l->deltas + LM_DELTA_DOWN, 1, &y);
+    return y;
+}
+
+static lm_tensor *second_half(const lm_model *m, lm_step *s, const lm_layer *l, const lm_tensor *x) {
+    if (l->is_moe) return m->backend->moe(s, x, &l->moe);
+    return l->mlp_adapted ? adapted_mlp(m, s, l, x) : m->backend->mlp(s, x, &l->mlp);
+}
+
 /* Everything of the first half but its output product: (n_tokens, n_heads * head_dim). */
 static lm_tensor *attend(const lm_model *m, lm_step *s, const lm_layer *l, lm_tensor *x) {
     const lm_backend *b = m->backend;
     lm_tensor *qkv[3] = {NULL, NULL, NULL};
 
-    b->linears(s, norm(m, s, x, l->before_attention), l->qkv, l->n_qkv, qkv);
+    x = norm(m, s, x, l->before_attention);
+    b->linears(s, x, l->qkv, l->n_qkv, qkv);
+    if (l->deltas) adapt(m, s, x, l->deltas + LM_DELTA_Q, l->n_qkv, qkv);
     if (l->n_qkv == 1) {
         uint32_t q = l->attention.n_heads * l->attention.head_dim;
         uint32_t kv = l->attention.n_kv_heads * l->attention.head_dim;
@@ -45,10 +90,11 @@ static lm_tensor *finish(const lm_model *m, lm_step *s, const lm_layer *l, lm_te
     lm_tensor *y = NULL;
 
     b->linears(s, a, &l->o, 1, &y);
+    if (l->deltas) adapt(m, s, a, l->deltas + LM_DELTA_O, 1, &y);
     y = together(m, s, y);
     x = b->add(s, x, norm(m, s, y, l->after_attention), scale);
     y = norm(m, s, x, l->before_mlp);
-    y = together(m, s, l->is_moe ? b->moe(s, y, &l->moe) : b->mlp(s, y, &l->mlp));
+    y = together(m, s, second_half(m, s, l, y));
     return b->add(s, x, norm(m, s, y, l->after_mlp), scale);
 }
 
@@ -86,6 +132,7 @@ lm_tensor *lm_graph_run(const lm_model *m, lm_step *s, const int32_t *tokens, ui
 
     lm_tensor *logits = NULL;
     b->linears(s, x, &m->head, 1, &logits);
+    adapt(m, s, x, &m->head_delta, 1, &logits);
     if (m->config.logit_scale != 1 || m->config.logit_cap > 0)
         logits = b->scale(s, logits, m->config.logit_scale, m->config.logit_cap);
     return logits;

@@ -6,6 +6,7 @@
 #ifndef LM_MODEL_GRAPH_H
 #define LM_MODEL_GRAPH_H
 
+#include "model/adapter.h"
 #include "model/config.h"
 #include "model/model.h"
 #include "model/split.h"
@@ -14,6 +15,15 @@ enum {
     LM_MAX_FLIGHTS = 8, /* computed ahead at a time; the scheduler has two */
     LM_MAX_SEQS = 1 << 16,
 };
+
+/* What an adapter adds to a product: scale * (x Aᵀ) Bᵀ. a NULL: nothing. */
+typedef struct lm_delta {
+    const lm_linear *a, *b;
+    float scale;
+} lm_delta;
+
+/* Which of a layer's products; those that are one weight in a family are the first of theirs. */
+enum { LM_DELTA_Q, LM_DELTA_K, LM_DELTA_V, LM_DELTA_O, LM_DELTA_GATE, LM_DELTA_UP, LM_DELTA_DOWN, LM_DELTAS };
 
 /* One layer. NULL: the family has no such thing. */
 typedef struct lm_layer {
@@ -28,6 +38,8 @@ typedef struct lm_layer {
     bool is_moe;
     lm_mlp mlp; /* dense layers */
     lm_moe moe;
+    const lm_delta *deltas; /* (LM_DELTAS), NULL: no adapter */
+    bool mlp_adapted;
 } lm_layer;
 
 struct lm_model {
@@ -48,6 +60,9 @@ struct lm_model {
     const lm_vector *embed_norm, *embed_norm_bias;
     int32_t *places; /* (2 * max_batch): of the tokens of a step in the table of positions, then their types */
     lm_layer *layers; /* (n_layers) */
+    lm_adapter *adapter; /* NULL: none */
+    lm_delta *deltas;    /* (n_layers, LM_DELTAS), NULL without an adapter */
+    lm_delta head_delta;
     lm_rope ropes[LM_ROPE_COUNT];
     float inv_freq[LM_ROPE_COUNT][LM_MAX_HEAD_DIM / 2];
 

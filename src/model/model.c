@@ -46,12 +46,16 @@ static lm_device_config device_for(const lm_model *m, const lm_backend *backend,
 }
 
 /* What one layer's activations and the logits take at most: the backend frees the rest as it goes. */
-static uint64_t scratch_bytes(const lm_config *c, const lm_model_config *asked) {
+static uint64_t scratch_bytes(const lm_model *m, const lm_model_config *asked) {
+    const lm_config *c = &m->config;
     lm_model_config for_it = adapted(c, asked), *config = &for_it;
     uint64_t heads = (uint64_t)(2 * c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     uint64_t ffn = c->n_experts ? (uint64_t)c->top_k * c->expert_ffn : c->ffn;
     if (c->ffn > ffn) ffn = c->ffn;
     uint64_t row = 6 * (uint64_t)c->width + heads + 3 * ffn;
+    /* What is added to each product of a layer has a place of its own. */
+    if (m->adapter)
+        row += 2 * (uint64_t)c->width + heads + 3 * ffn + LM_DELTAS * (uint64_t)lm_adapter_rank(m->adapter);
     /* Codes of one layer and sequence become numbers while a prompt's part reads them. */
     uint64_t plain = config->kv_type == LM_KV_F16 ? 0 : 2ull * config->n_ctx * c->n_kv_heads * c->head_dim;
     return (row * config->max_batch + plain + 2 * (uint64_t)c->n_vocab * config->n_parallel) * sizeof(float);
@@ -92,6 +96,7 @@ static void fill_info(lm_model *m) {
         if (!strncmp(name, "vision_tower.", 13) || !strncmp(name, "multi_modal_projector.", 22)) continue;
         i->weight_bytes += v.bytes;
     }
+    i->weight_bytes += lm_adapter_bytes(m->adapter);
 }
 
 /* Config and weights found and checked, this rank's share known. */
@@ -99,9 +104,14 @@ static lm_status load(lm_model *m, const char *dir, const lm_world *world, lm_sp
     lm_status st = lm_config_load(&m->config, dir, err);
     if (st == LM_OK) st = lm_share_plan(&m->config, world, split, &m->share, err);
     if (st == LM_OK) st = lm_weights_open(&m->weights, dir, err);
+    if (st == LM_OK) st = lm_adapter_open(&m->adapter, dir, err);
+    if (st == LM_OK && m->adapter && m->config.family->encoder)
+        st = lm_fail(err, LM_UNSUPPORTED, "an adapter for an encoder: merge it into the model first");
     if (st != LM_OK) return st;
     m->layers = lm_try_alloc(m->config.n_layers, sizeof *m->layers);
     if (!m->layers) return lm_fail(err, LM_NO_MEMORY, "no memory for %u layers", m->config.n_layers);
+    if (m->adapter) m->deltas = lm_try_alloc((size_t)m->config.n_layers * LM_DELTAS, sizeof *m->deltas);
+    if (m->adapter && !m->deltas) return lm_fail(err, LM_NO_MEMORY, "no memory for an adapter's list");
     fill_info(m);
     lm_embedding_read(&m->info.embedding, dir, m->info.encoder);
     if (m->info.encoder && world)
@@ -203,6 +213,8 @@ void lm_model_close(lm_model *m) {
     for (uint32_t i = 0; i < m->n_vectors; i++) m->backend->vector_free(m->vectors[i]);
     if (m->backend) m->backend->close(m->device);
     lm_weights_close(m->weights);
+    lm_adapter_close(m->adapter);
+    free(m->deltas);
     lm_config_release(&m->config);
     free(m->linears);
     free(m->vectors);
@@ -237,7 +249,7 @@ lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm
     }
     if (st == LM_OK)
         *bytes = (config->world ? m->share_bytes : m->info.weight_bytes) +
-                 device_for(m, backend, config).kv_bytes + scratch_bytes(&m->config, config);
+                 device_for(m, backend, config).kv_bytes + scratch_bytes(m, config);
     lm_model_close(m);
     return st;
 }

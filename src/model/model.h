@@ -13,6 +13,11 @@
 
 typedef struct lm_model lm_model;
 
+/* What fine tuning has added to the model, beside its weights in its directory: a safetensors file that holds, for each adapted
+ * matrix NAME (rows, cols), NAME.lora_a (rank, cols), NAME.lora_b (rows, rank) in f32, f16 or bf16 and NAME.scale (1) f32, meaning
+ * y = x Wᵀ + scale * (x Aᵀ) Bᵀ. NAME is "layers.3.self_attn.q_proj" or "lm_head", whatever the weights have before it. */
+#define LM_ADAPTER_FILE "adapter"
+
 /* How the states of a text's tokens become its embedding, with llama.cpp's numbers (GGUF's pooling_type). */
 typedef enum lm_pooling {
     LM_POOL_MEAN = 1,

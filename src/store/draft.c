@@ -387,6 +387,33 @@ lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm
     return st;
 }
 
+/* ---- an adapter */
+
+lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err *err) {
+    const char *staging = NULL;
+    char digest[LM_DIGEST_SIZE], type[96];
+    bool existing = false;
+    for (uint32_t i = 0; i < d->m.n; i++)
+        if (lm_layer_kind_of(&d->m.layers[i]) == LM_LAYER_ADAPTER)
+            return lm_fail(
+                err, LM_INVALID,
+                "only one adapter is currently supported, and the model has one: create from the model "
+                "that it was made of");
+    lm_status st = lm_draft_check(d, err); /* the view is of the model alone */
+    if (st == LM_OK) st = lm_draft_staging(d, &staging, err);
+    if (st != LM_OK) return st;
+    char *weights = lm_blob_path(d->own, source->weights), *made = lm_path_join(staging, LM_ADAPTER_FILE);
+    char *config = source->config[0] ? lm_blob_path(d->own, source->config) : NULL;
+    st = lm_import_adapter(weights, config, d->view, made, err);
+    if (st == LM_OK) st = lm_blob_take(d->own, made, LM_TAKE_MOVE, NULL, NULL, NULL, digest, &existing, err);
+    if (st == LM_OK) st = add_layer(d, type_of(LM_LAYER_ADAPTER, type), "", digest, existing, err);
+    if (st == LM_OK) st = lm_draft_check(d, err);
+    free(config);
+    free(made);
+    free(weights);
+    return st;
+}
+
 /* ---- the end */
 
 lm_status lm_draft_check(lm_draft *d, lm_err *err) {

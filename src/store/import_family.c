@@ -225,6 +225,30 @@ lm_status lm_family_of(const lm_gguf *g, const lm_family **out, lm_err *err) {
     return st;
 }
 
+lm_status lm_family_for(lm_str arch, const char *model_type, const lm_family **out, lm_err *err) {
+    const lm_family *found = NULL;
+    bool other = false, same = false;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        const lm_family *f = &families[i];
+        bool is = lm_str_eq(arch, lm_str_of(f->arch)), type = !strcmp(model_type, f->model_type);
+        if (is && (!found || type)) found = f;
+        same = same || (is && type);
+        other = other || (!is && type);
+    }
+    if (!found || (other && !same))
+        return lm_fail(err, LM_UNSUPPORTED, "GGUF architecture " LM_STR_FMT " is not that of a %s model",
+                       arch.len > 60 ? 60 : (int)arch.len, arch.ptr, model_type);
+    *out = found;
+    return LM_OK;
+}
+
+uint64_t lm_family_row(uint32_t heads, uint64_t r, uint64_t rows) {
+    if (!heads) return r;
+    uint64_t size = rows / heads, half = size / 2;
+    uint64_t in = r % size;
+    return r - in + 2 * (in % half) + in / half;
+}
+
 static const char *renamed(const lm_rename *table, lm_str from) {
     for (; table->from; table++) {
         if (lm_str_eq(from, lm_str_of(table->from))) return table->to;

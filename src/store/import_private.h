@@ -44,6 +44,13 @@ typedef struct lm_family {
 /* LM_UNSUPPORTED: names the architecture and the ones that are known. */
 lm_status lm_family_of(const lm_gguf *g, const lm_family **out, lm_err *err) LM_CHECKED;
 
+/* The family of that architecture, for a model whose config.json says model_type: LM_UNSUPPORTED also where
+ * that is known as one of another architecture. */
+lm_status lm_family_for(lm_str arch, const char *model_type, const lm_family **out, lm_err *err) LM_CHECKED;
+/* Where output row r of q or k comes from: the converter to GGUF turned each of the heads' rows (half 0, half
+ * 1) into pairs. heads 0: nothing was turned. */
+uint64_t lm_family_row(uint32_t heads, uint64_t r, uint64_t rows);
+
 /* Where a tensor goes: the MLX name without ".weight" or ".bias" in module, and that part in suffix
  * (".weight", ".bias",
  * "" for a bare parameter). skip: the file needs it for itself only (rope tables). LM_UNSUPPORTED: no place

@@ -218,15 +218,6 @@ typedef struct job {
     uint64_t done, total, dropped; /* bytes of the source */
 } job;
 
-/* Where output row r comes from. The converter to GGUF turned each head's rows (half 0, half 1) into pairs.
- */
-static uint64_t source_row(const item *it, uint64_t r, uint64_t rows) {
-    if (!it->heads) return r;
-    uint64_t size = rows / it->heads, half = size / 2;
-    uint64_t in = r % size;
-    return r - in + 2 * (in % half) + in / half;
-}
-
 static lm_status copy_numbers(const item *it, const uint8_t *src, uint64_t n, uint8_t *out) {
     if (it->source->type != LM_GGML_F32 || (it->form.dtype == LM_F32 && !it->minus_one)) {
         memcpy(out, src, n * lm_dtype_size(it->form.dtype));
@@ -292,7 +283,8 @@ static lm_status write_item(job *j, const item *it, lm_err *err) {
     uint64_t rows = t->bytes / row_bytes;
     uint64_t fill = 0, first = 0;
     for (uint64_t r = 0; r < rows; r++) {
-        lm_status st = convert(j, it, t->data + source_row(it, r, rows) * row_bytes, cols, fill, err);
+        lm_status st =
+            convert(j, it, t->data + lm_family_row(it->heads, r, rows) * row_bytes, cols, fill, err);
         fill += cols;
         if (st == LM_OK && (fill + cols > j->room || r + 1 == rows)) {
             st = put_piece(j, it, first, fill, err);

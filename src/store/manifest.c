@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "model/model.h"
 #include "store/own.h"
 
 #define MAX_MANIFEST (16u << 20) /* bytes */
@@ -19,8 +20,8 @@
 
 /* ---- layers */
 
-static const char *const kind_names[LM_LAYER_KINDS] = {"file",   "template", "system",
-                                                       "params", "messages", "license"};
+static const char *const kind_names[LM_LAYER_KINDS] = {"file",     "template",      "system", "params",
+                                                       "messages", LM_ADAPTER_FILE, "license"};
 
 const char *lm_layer_kind_name(lm_layer_kind kind) {
     return kind_names[kind];

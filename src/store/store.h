@@ -98,6 +98,7 @@ typedef enum lm_layer_kind {
     LM_LAYER_SYSTEM,
     LM_LAYER_PARAMS,   /* JSON: option -> value */
     LM_LAYER_MESSAGES, /* JSON: [{role, content}] */
+    LM_LAYER_ADAPTER,  /* a LoRA adapter in the form that model.h's LM_ADAPTER_FILE has; at most one */
     LM_LAYER_LICENSE,  /* any number */
     LM_LAYER_KINDS
 } lm_layer_kind;
@@ -127,6 +128,22 @@ typedef struct lm_gguf_file {
 } lm_gguf_file;
 lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm_store_progress *progress, void *ctx,
                           lm_err *err) LM_CHECKED;
+/* A LoRA adapter for the model that the draft has, by the names and digests of its files. What it is: one GGUF file, or
+ * safetensors with adapter_config.json as PEFT and mlx-lm write them (what else lies beside them in a directory is passed over), or
+ * what /api/show names. LM_INVALID: "unknown type", "only one adapter is currently supported". LM_NOT_FOUND: no such blob. */
+typedef struct lm_named_blob {
+    const char *name;
+    char digest[LM_DIGEST_SIZE];
+} lm_named_blob;
+typedef struct lm_adapter_source {
+    bool gguf;
+    char weights[LM_DIGEST_SIZE];
+    char config[LM_DIGEST_SIZE]; /* "": none */
+} lm_adapter_source;
+lm_status lm_adapter_source_of(lm_store *s, const lm_named_blob *files, uint32_t n, lm_adapter_source *out, lm_err *err)
+    LM_CHECKED;
+/* Converts it (lm_import_adapter) and adds it. Fails as loading would where it doesn't fit the model. */
+lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err *err) LM_CHECKED;
 /* The text of a kind that the draft has so far into out; nothing when it has none. */
 lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) LM_CHECKED;
 void lm_draft_drop(lm_draft *d, lm_layer_kind kind);
@@ -163,5 +180,8 @@ lm_status lm_store_partial(lm_store *s, const char *key, int *fd, char **path, l
 lm_status lm_import_parts(const char *const *files, uint32_t n, const char *dir, lm_store_progress *progress, void *ctx,
                           lm_err *err) LM_CHECKED;
 lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
+/* Converts a LoRA adapter for the model in base_dir into the new file path (model.h's LM_ADAPTER_FILE). weights: a GGUF or a
+ * safetensors file; config: adapter_config.json, or NULL. LM_CORRUPT; LM_UNSUPPORTED: names what of it this version doesn't do. */
+lm_status lm_import_adapter(const char *weights, const char *config, const char *base_dir, const char *path, lm_err *err) LM_CHECKED;
 
 #endif

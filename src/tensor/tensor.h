@@ -222,11 +222,13 @@ typedef struct lm_backend {
      * q (n_rows, n_heads * head_dim), k and v (n_rows, n_kv_heads * head_dim); result like q. */
     lm_tensor *(*attention)(lm_step *s, const lm_attention *a, lm_tensor *q, lm_tensor *k, const lm_tensor *v);
     lm_tensor *(*mlp)(lm_step *s, const lm_tensor *x, const lm_mlp *m);
+    /* The middle of an mlp alone, where something comes between its products: act(gate) * up, into gate where the backend can. */
+    lm_tensor *(*gated)(lm_step *s, lm_tensor *gate, const lm_tensor *up, lm_glu act);
     lm_tensor *(*moe)(lm_step *s, const lm_tensor *x, const lm_moe *m);
     /* A layer is done: x alone goes on, every other handle made so far in this step ends here. Returns x's new handle.
      * Without it a step's scratch is the sum of all its layers instead of one layer's: call it once per layer. */
     lm_tensor *(*keep)(lm_step *s, lm_tensor *x);
-    /* x + scale * y, into x where the backend can */
+    /* x + scale * y in x's type, into x where the backend can */
     lm_tensor *(*add)(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale);
     /* x * scale, then cap * tanh(x / cap) unless cap is 0 */
     lm_tensor *(*scale)(lm_step *s, lm_tensor *x, float scale, float cap);

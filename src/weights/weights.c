@@ -178,6 +178,19 @@ lm_status lm_weights_open(lm_weights **out, const char *dir, lm_err *err) {
     return LM_OK;
 }
 
+lm_status lm_weights_open_file(lm_weights **out, const char *dir, const char *file, lm_err *err) {
+    lm_weights *w = lm_alloc(sizeof *w);
+    add_file(w, file);
+    lm_status st = open_files(w, dir, err);
+    if (st == LM_OK) st = build_index(w, dir, err);
+    if (st != LM_OK) {
+        lm_weights_close(w);
+        return st;
+    }
+    *out = w;
+    return LM_OK;
+}
+
 void lm_weights_close(lm_weights *w) {
     if (!w) return;
     for (uint32_t i = 0; i < w->n; i++) free(w->entries[i].name);
@@ -196,6 +209,10 @@ bool lm_weights_find(const lm_weights *w, const char *name, lm_view *out) {
     uint32_t slot = *slot_of(w, name);
     if (slot) *out = w->entries[slot - 1].view;
     return slot != 0;
+}
+
+uint32_t lm_weights_index(const lm_weights *w, const char *name) {
+    return *slot_of(w, name) - 1;
 }
 
 uint32_t lm_weights_count(const lm_weights *w) {

@@ -42,10 +42,13 @@ typedef struct lm_weights lm_weights;
 /* Opens model.safetensors, or the files of model.safetensors.index.json, or every *.safetensors of dir.
  * LM_NOT_FOUND: no weights there. LM_CORRUPT: names the file and what is wrong. LM_UNSUPPORTED: unknown element type. */
 lm_status lm_weights_open(lm_weights **out, const char *dir, lm_err *err) LM_CHECKED;
+/* The same for one file of dir, whatever its name. */
+lm_status lm_weights_open_file(lm_weights **out, const char *dir, const char *file, lm_err *err) LM_CHECKED;
 void lm_weights_close(lm_weights *w); /* NULL allowed */
 bool lm_weights_find(const lm_weights *w, const char *name, lm_view *out);
 uint32_t lm_weights_count(const lm_weights *w);
 const char *lm_weights_name(const lm_weights *w, uint32_t i, lm_view *out); /* in file order */
+uint32_t lm_weights_index(const lm_weights *w, const char *name); /* its number there; UINT32_MAX: none */
 uint64_t lm_weights_bytes(const lm_weights *w); /* sum of all tensors, for admission before anything is touched */
 void lm_weights_drop(const lm_weights *w);      /* gives resident pages back to the system */
 

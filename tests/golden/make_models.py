@@ -375,15 +375,17 @@ def prompt_of(name, vocab):
     return [int(t) for t in words("prompt " + name, 0, PROMPT) % np.uint64(vocab)]
 
 
-def run_reference(directory, c):
-    """(tokens, logits of two positions, states of them and the mean, smallest lead of the best token)"""
+def run_reference(directory, c, adapter=None):
+    """adapter: a directory as mlx-lm writes it. (tokens, logits of two positions, states of them and the mean, smallest lead of the best token)"""
     import mlx.core as mx
     from mlx_lm.models.base import create_causal_mask
     from mlx_lm.models.cache import KVCache, make_prompt_cache
-    from mlx_lm.utils import load_model
+    from mlx_lm.utils import load_adapters, load_model
 
     mx.set_default_device(mx.cpu)
     model, _ = load_model(directory)
+    if adapter:
+        model = load_adapters(model, str(adapter))
     model.set_dtype(mx.float32)
     cache = None
     if c["windows"]:
@@ -473,6 +475,7 @@ def main():
     args.add_argument("--verify", action="store_true")
     args.add_argument("--only", default="", help="cases whose name starts so (not with --record)")
     a = args.parse_args()
+    import make_adapters
     import make_encoders
 
     cases = [c for c in all_cases() if c["name"].startswith(a.only)]
@@ -480,13 +483,16 @@ def main():
     if a.record:
         make_encoders.record(a.out)
         record(a.out, cases)
+        make_adapters.record(a.out, cases)
         return
     for c in cases:
         build(c).save(a.out / c["name"])
+    make_adapters.build_all(a.out, cases)
     print(f"{len(cases)} models in {a.out}")
     if a.verify:
         make_encoders.verify(a.out)
         verify(a.out, cases)
+        make_adapters.verify(a.out, cases)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+/* LoRA adapters against mlx-lm: the tiny models and adapters of tests/golden/make_adapters.py, each adapter
+ * in every form that is read. Quantised and fused matrices, families that GGUF re-orders, mixtures whose
+ * attention is adapted. */
+#include "model_golden.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "cpu/cpu.h"
+#include "mlx/backend.h"
+#include "store/store.h"
+
+#define EXACT    1e-4 /* as model_golden.c, where these are explained */
+#define FAST     1e-1
+#define FAST_MOE 2e-1
+
+static const lm_backend *backend(void) {
+#ifdef LM_GOLDEN_MLX
+    const lm_backend *mlx = NULL;
+    lm_err err = {0};
+    expect_ok(lm_mlx_load(LM_MLX_CPU, &mlx, &err), err);
+    return mlx;
+#else
+    return &lm_cpu_backend;
+#endif
+}
+
+static const struct {
+    const char *dir, *weights, *config;
+} forms[] = {{"mlx", "adapters.safetensors", "adapter_config.json"},
+             {"peft", "adapter_model.safetensors", "adapter_config.json"},
+             {"gguf", "adapter.gguf", NULL}};
+enum { MLX_FORM, PEFT_FORM, GGUF_FORM, FORMS };
+
+static char *at(const char *dir, const char *name) {
+    static char path[FORMS][PATH_MAX + 64];
+    static int turn;
+    char *out = path[turn++ % FORMS];
+    snprintf(out, sizeof path[0], "%s/%s", dir, name);
+    return out;
+}
+
+/* A directory with the model of g and the adapter in that form; "" where there is none in it. */
+static void make_adapted(const golden *g, int form, char dir[1024]) {
+    char from[1024], base[1024], full[PATH_MAX];
+    lm_err err = {0};
+    snprintf(base, sizeof base, "%s/%s", models_dir(), g->name);
+    snprintf(from, sizeof from, "%s/adapters/%s/%s", models_dir(), g->name, forms[form].dir);
+    snprintf(dir, 1024, "/tmp/lm-adapted-XXXXXX");
+    if (!lm_path_is_file(at(from, forms[form].weights))) {
+        if (form == MLX_FORM)
+            fail_msg("%s is missing. Make it: python3 " LM_SOURCE_DIR "/tests/golden/make_models.py %s", from,
+                     models_dir());
+        dir[0] = '\0';
+        return;
+    }
+    assert_non_null(mkdtemp(dir));
+    assert_non_null(realpath(base, full));
+    assert_int_equal(symlink(at(full, "config.json"), at(dir, "config.json")), 0);
+    assert_int_equal(symlink(at(full, "model.safetensors"), at(dir, "model.safetensors")), 0);
+    expect_ok(lm_import_adapter(at(from, forms[form].weights),
+                                forms[form].config ? at(from, forms[form].config) : NULL, base,
+                                at(dir, "adapter"), &err),
+              err);
+}
+
+static lm_model *open_adapted(const char *dir, const char *features, uint32_t n_threads) {
+    lm_model *m = NULL;
+    lm_err err = {0};
+    lm_model_config config = {
+        .n_threads = n_threads, .features = features, .n_ctx = N_CTX, .n_parallel = 4, .max_batch = 64};
+    expect_ok(lm_model_open(&m, backend(), dir, &config, &err), err);
+    return m;
+}
+
+static lm_weights *expected_adapted(void) {
+    lm_weights *w = NULL;
+    lm_err err = {0};
+    expect_ok(lm_weights_open(&w, LM_SOURCE_DIR "/tests/golden/adapters", &err), err);
+    return w;
+}
+
+static int check_numbers(const golden *g, const char *dir, int form, const char *features, bool exact) {
+    lm_model *m = open_adapted(dir, features, 2);
+    lm_seq *seq = open_seq(m);
+    uint32_t rows[2] = {MIDDLE, PROMPT - 1};
+    double tolerance = exact ? EXACT : is_moe(m) ? FAST_MOE : FAST;
+    const float *logits = step(m, &(lm_slice){seq, PROMPT}, 1, g->tokens, rows, 2);
+    const float *last = logits + g->n_vocab, *want = g->logits + g->n_vocab;
+    double off = exact ? fmax(distance(g, logits, g->logits), distance(g, last, want))
+                       : fmax(distance_rms(g, logits, g->logits), distance_rms(g, last, want));
+    int bad = off > tolerance;
+    if (bad || getenv("LM_GOLDEN_SHOW"))
+        print_message("%s as %s with %s: off by %.2e, %.0e is allowed\n", g->name, forms[form].dir, features,
+                      off, tolerance);
+    for (int i = 0; exact && !bad && i < GREEDY; i++) {
+        int32_t token = best(last, g->n_vocab);
+        uint32_t row = 0;
+        bad = token != g->tokens[PROMPT + i];
+        if (bad) print_error("%s as %s: token %d differs\n", g->name, forms[form].dir, i);
+        last = step(m, &(lm_slice){seq, 1}, 1, &token, &row, 1);
+    }
+    lm_model_backend(m)->seq_close(seq);
+    lm_model_close(m);
+    return bad;
+}
+
+static void adapted_models_compute_what_mlx_lm_does_whatever_the_form(void **state) {
+    (void)state;
+    lm_weights *w = expected_adapted();
+    golden g;
+    int bad = 0, n[FORMS] = {0};
+    for (uint32_t i = 0; next_case(w, &i, &g);) {
+        for (int form = 0; form < FORMS; form++) {
+            char dir[1024];
+            lm_err err = {0};
+            make_adapted(&g, form, dir);
+            if (!dir[0]) continue;
+            n[form]++;
+            bad += check_numbers(&g, dir, form, "reference", true);
+            expect_ok(lm_dir_remove(dir, &err), err);
+        }
+    }
+    lm_weights_close(w);
+    assert_int_equal(n[PEFT_FORM], n[MLX_FORM]);
+    assert_true(n[MLX_FORM] >= 14 && n[GGUF_FORM] >= 12);
+    assert_int_equal(bad, 0);
+}
+
+#ifndef LM_GOLDEN_MLX
+/* The last logits of the prompt, bit for bit, whole and in pieces beside another sequence. */
+static int check_bits(const golden *g, const char *dir, const char *features) {
+    lm_model *m = open_adapted(dir, features, 1), *busy = open_adapted(dir, features, 3);
+    lm_seq *whole = open_seq(m), *cut = open_seq(busy), *other = open_seq(busy);
+    uint32_t row = PROMPT - 1, vocab = g->n_vocab;
+    float *want = test_malloc(vocab * sizeof *want);
+    memcpy(want, step(m, &(lm_slice){whole, PROMPT}, 1, g->tokens, &row, 1), vocab * sizeof *want);
+    const float *got = NULL;
+    for (uint32_t from = 0, n; from < PROMPT; from += n) {
+        static const uint32_t lengths[] = {1, 2, 9, 4, 17, 6};
+        n = lengths[from % 6] < PROMPT - from ? lengths[from % 6] : PROMPT - from;
+        lm_slice slices[] = {{other, 1}, {cut, n}};
+        int32_t tokens[PROMPT + 1] = {g->tokens[from]};
+        memcpy(tokens + 1, g->tokens + from, n * sizeof *tokens);
+        row = n;
+        got = step(busy, slices, 2, tokens, &row, 1);
+    }
+    int bad = memcmp(want, got, vocab * sizeof *want) != 0;
+    if (bad) print_error("%s adapted with %s: other bits in pieces\n", g->name, features);
+    test_free(want);
+    lm_model_backend(m)->seq_close(whole);
+    lm_model_backend(busy)->seq_close(cut);
+    lm_model_backend(busy)->seq_close(other);
+    lm_model_close(m);
+    lm_model_close(busy);
+    return bad;
+}
+
+static void every_feature_set_stays_close_and_gives_the_same_bits_in_any_batch(void **state) {
+    (void)state;
+    lm_weights *w = expected_adapted();
+    golden g;
+    int bad = 0;
+    for (uint32_t i = 0; next_case(w, &i, &g);) {
+        char dir[1024];
+        lm_err err = {0};
+        make_adapted(&g, PEFT_FORM, dir);
+        for (const char *const *f = lm_cpu_features(); *f; f++) {
+            if (strcmp(*f, "reference")) bad += check_numbers(&g, dir, PEFT_FORM, *f, false);
+            bad += check_bits(&g, dir, *f);
+        }
+        expect_ok(lm_dir_remove(dir, &err), err);
+    }
+    lm_weights_close(w);
+    assert_int_equal(bad, 0);
+}
+#endif
+
+/* As if `dir` held an adapter for another model. */
+static void expect_misfit(const golden *g, const char *other, const char *words) {
+    char dir[1024], target[1024];
+    lm_model_info info;
+    lm_err err = {0};
+    make_adapted(g, PEFT_FORM, dir);
+    snprintf(target, sizeof target, "%s/%s", models_dir(), other);
+    char full[PATH_MAX];
+    assert_non_null(realpath(target, full));
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(unlink(at(dir, files[i])), 0);
+        assert_int_equal(symlink(at(full, files[i]), at(dir, files[i])), 0);
+    }
+    lm_status st = lm_model_inspect(dir, &info, &err);
+    assert_true(st == LM_CORRUPT || st == LM_UNSUPPORTED);
+    assert_non_null(strstr(err.text, words));
+    expect_ok(lm_dir_remove(dir, &err), err);
+}
+
+static void an_adapter_of_another_model_is_refused_by_what_does_not_fit(void **state) {
+    (void)state;
+    expect_misfit(&(golden){.name = "qwen2-q4-g64"}, "llama-f32", "made for another model");
+    expect_misfit(&(golden){.name = "qwen2-q4-g64"}, "phi3-q4",
+                  "no matrix of this model that can be adapted");
+    expect_misfit(&(golden){.name = "llama-q4-g32"}, "mixtral-q4", "mlp.");
+    expect_misfit(&(golden){.name = "llama-f32"}, "bert-f32", "an adapter for an encoder");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adapted_models_compute_what_mlx_lm_does_whatever_the_form),
+#ifndef LM_GOLDEN_MLX
+        cmocka_unit_test(every_feature_set_stays_close_and_gives_the_same_bits_in_any_batch),
+#endif
+        cmocka_unit_test(an_adapter_of_another_model_is_refused_by_what_does_not_fit),
+    };
+    return cmocka_run_group_tests_name("golden adapters", tests, NULL, NULL);
+}
