@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,gguf,text,
-gotmpl,opening}.
+"""Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,adapter,
+gguf,text,gotmpl,opening}.
 
     python3 fuzz/make_seeds.py
 
@@ -74,7 +74,24 @@ def model(arch, vocab, blocks=()):
     return gguf(keys + vocab, tensors + list(blocks))
 
 
+def adapters():
+    """adapter_config.json, a NUL, the weights."""
+    layer = "model.layers.0.self_attn."
+    peft = {f"base_model.model.{layer}q_proj.lora_A.weight": ("F32", [2, 16]), f"base_model.model.{layer}q_proj.lora_B.weight": ("F32", [8, 2])}
+    mlx = {f"{layer}v_proj.lora_a": ("F16", [16, 2]), f"{layer}v_proj.lora_b": ("F16", [2, 8])}
+    kept = {"lm_head.lora_a": ("BF16", [1, 16]), "lm_head.lora_b": ("BF16", [8, 1]), "lm_head.scale": ("F32", [1])}
+    put("adapter", "peft", b'{"peft_type":"LORA","r":2,"lora_alpha":4,"use_rslora":true,"alpha_pattern":{"q_proj":2,"^model":1}}\0' + safetensors(peft))
+    put("adapter", "mlx", b'{"fine_tune_type":"lora","lora_parameters":{"rank":2,"scale":20.0}}\0' + safetensors(mlx))
+    put("adapter", "kept", b"\0" + safetensors(kept))
+    put("adapter", "refused", b'{"lora_alpha":4,"use_dora":true,"modules_to_save":["lm_head"]}\0' + safetensors(peft))
+    keys = [text("general.type", "adapter"), text("general.architecture", "llama"), text("adapter.type", "lora"), f32("adapter.lora.alpha", 4)]
+    tensors = [("blk.0.attn_q.weight.lora_a", 0, [4, 2], bytes(32)), ("blk.0.attn_q.weight.lora_b", 0, [2, 8], bytes(64)),
+               ("output.weight.lora_a", 1, [4, 1], bytes(8)), ("output.weight.lora_b", 1, [1, 8], bytes(16))]
+    put("adapter", "gguf", b"\0" + gguf(keys, tensors))
+
+
 def main():
+    adapters()
     put("safetensors", "plain", safetensors({"a.weight": ("F32", [2, 4]), "b": ("U8", [3])}))
     put("safetensors", "affine", safetensors({
         "q.weight": ("U32", [2, 8]), "q.scales": ("F16", [2, 2]), "q.biases": ("F16", [2, 2])}))

@@ -124,7 +124,7 @@ static void adapted_models_compute_what_mlx_lm_does_whatever_the_form(void **sta
     }
     lm_weights_close(w);
     assert_int_equal(n[PEFT_FORM], n[MLX_FORM]);
-    assert_true(n[MLX_FORM] >= 14 && n[GGUF_FORM] >= 12);
+    assert_true(n[MLX_FORM] >= 16 && n[GGUF_FORM] >= 13);
     assert_int_equal(bad, 0);
 }
 

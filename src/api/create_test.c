@@ -34,6 +34,9 @@ static void all_fields_are_read(void **state) {
     assert_non_null(json_object_get(r.params, "new_one")); /* what is not known is kept */
     assert_string_equal(json_string_value(json_object_get(json_array_get(r.messages, 0), "role")), "user");
     ollama_create_release(&r);
+    r = read_ok("{\"model\":\"m\",\"adapters\":{\"a.gguf\":\"sha256:0\"}}");
+    assert_string_equal(json_string_value(json_object_get(r.adapters, "a.gguf")), "sha256:0");
+    ollama_create_release(&r);
     r = read_ok("{\"model\":\"m\"}");
     assert_true(r.stream && !r.files && !r.from[0]);
     ollama_create_release(&r);
@@ -47,7 +50,7 @@ static void what_cannot_be_is_refused_with_the_remedy(void **state) {
     refused("{\"model\":\"m\",\"files\":{\"a/../x\":\"d\"}}", "file path must be relative");
     refused("{\"model\":\"m\",\"files\":{\"\":\"d\"}}", "file path must be relative");
     refused("{\"model\":\"m\",\"adapters\":{\"../x\":\"d\"}}", "file path must be relative");
-    refused("{\"model\":\"m\",\"adapters\":{\"x\":\"d\"}}", "mlx_lm.fuse");
+    refused("{\"model\":\"m\",\"adapters\":{\"x\":1}}", "adapters");
     refused("{\"model\":\"m\",\"quantization\":\"q8_0\"}", "mlx_lm.convert");
     refused("{\"model\":\"m\",\"draft_files\":{\"x\":\"d\"}}", "draft_files");
     refused("{\"model\":\"m\",\"license\":1}", "license");

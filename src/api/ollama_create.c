@@ -1,5 +1,6 @@
 /* POST /api/create: a model of the own store from another one, from a GGUF file or from the files of a model
- * directory, with what a Modelfile adds. Works on a thread of its own and says how far it is. */
+ * directory, with an adapter and what else a Modelfile adds. Works on a thread of its own and says how far it
+ * is. */
 #include "api/ollama_create.h"
 
 #include <stdio.h>
@@ -109,6 +110,29 @@ static lm_status from_files(create *c, lm_err *err) {
     return safetensors ? from_directory(c, err) : lm_fail(err, LM_INVALID, "unknown type");
 }
 
+/* ---- an adapter */
+
+static lm_status add_adapter(create *c, lm_err *err) {
+    const char *name;
+    json_t *digest;
+    lm_adapter_source source;
+    lm_status st = LM_OK;
+    uint32_t n = 0;
+    lm_named_blob *files = lm_alloc(json_object_size(c->r.adapters) * sizeof *files);
+    json_object_foreach(c->r.adapters, name, digest) {
+        files[n].name = name;
+        if (st == LM_OK) st = lm_digest_parse(lm_str_of(json_string_value(digest)), files[n++].digest, err);
+    }
+    if (st == LM_OK) st = lm_adapter_source_of(c->store, files, n, &source, err);
+    free(files);
+    if (st == LM_OK) {
+        ollama_progress_status(&c->progress, source.gguf ? "parsing GGUF" : "converting adapter");
+        st = lm_draft_adapter(c->draft, &source, err);
+    }
+    bool clients = st == LM_NOT_FOUND || st == LM_CORRUPT || st == LM_UNSUPPORTED || st == LM_TOO_LARGE;
+    return clients ? LM_INVALID : st;
+}
+
 /* ---- what the Modelfile adds */
 
 static lm_status replace(create *c, lm_layer_kind kind, lm_str text, lm_err *err) {
@@ -193,6 +217,7 @@ static lm_status make(create *c, lm_err *err) {
         st = from_files(c, err);
     else
         st = lm_fail(err, LM_INVALID, "neither 'from' or 'files' was specified");
+    if (st == LM_OK && json_object_size(c->r.adapters)) st = add_adapter(c, err);
     if (st == LM_OK) st = add_parts(c, err);
     if (st == LM_OK && lm_call_gone(c->progress.call)) st = lm_fail(err, LM_CANCELLED, "cancelled");
     if (st == LM_OK) st = lm_draft_commit(c->draft, c->r.model, say_layer, c, err);

@@ -81,12 +81,7 @@ static void read_unsupported(lm_fields *f) {
     lm_field_str(f, "quantize", &quantize, NULL);
     lm_field_str(f, "quantization", &quantization, NULL);
     lm_field_str(f, "remote_host", &host, NULL);
-    json_t *adapters = read_files(f, "adapters"), *drafts = read_files(f, "draft_files");
-    if (json_object_size(adapters))
-        refuse(
-            f,
-            "adapters are not supported: merge the adapter into the model (mlx_lm.fuse) and create from the "
-            "result");
+    json_t *drafts = read_files(f, "draft_files");
     if (json_object_size(drafts)) refuse(f, "draft models are not supported: leave draft_files out");
     if (quantize[0] || quantization[0])
         refuse(f,
@@ -114,6 +109,7 @@ lm_status ollama_create_read(lm_str body, ollama_create_request *out, lm_err *er
     lm_field_str(&f, "requires", &r.requires, NULL);
     lm_field_bool(&f, "stream", &r.stream);
     r.files = read_files(&f, "files");
+    r.adapters = read_files(&f, "adapters");
     read_license(&f, &r);
     read_params(&f, &r);
     r.messages = ollama_messages_read(&f, &images);

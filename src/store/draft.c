@@ -393,12 +393,15 @@ lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err 
     const char *staging = NULL;
     char digest[LM_DIGEST_SIZE], type[96];
     bool existing = false;
-    for (uint32_t i = 0; i < d->m.n; i++)
-        if (lm_layer_kind_of(&d->m.layers[i]) == LM_LAYER_ADAPTER)
-            return lm_fail(
-                err, LM_INVALID,
-                "only one adapter is currently supported, and the model has one: create from the model "
-                "that it was made of");
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        if (lm_layer_kind_of(&d->m.layers[i]) != LM_LAYER_ADAPTER) continue;
+        if (!strcmp(d->m.layers[i].digest, source->weights))
+            return LM_OK; /* as /api/show says of the model */
+        return lm_fail(
+            err, LM_INVALID,
+            "only one adapter is currently supported, and the model has one: create from the model "
+            "that it was made of");
+    }
     lm_status st = lm_draft_check(d, err); /* the view is of the model alone */
     if (st == LM_OK) st = lm_draft_staging(d, &staging, err);
     if (st != LM_OK) return st;

@@ -30,10 +30,12 @@ CASES = [
     ("phi3-q4", "phi3", 8, 1.25, FUSED, "F32"),
     ("gemma2-f32", "gemma2", 4, 1.0, ATTENTION + MLP, "F32"),
     ("gemma3-text", "gemma3", 5, 2.0, ATTENTION + MLP, "BF16"),
+    ("gemma3-nested", "gemma3", 8, 1.0, ATTENTION + MLP, "F16"),
     ("granite-q8", "granite", 8, 1.0, ATTENTION + MLP, "F16"),
     ("olmo2-q5", "olmo2", 8, 1.0, ATTENTION + MLP, "F32"),
     ("smollm3-f32", "smollm3", 6, 2.0, ATTENTION + MLP, "F32"),
     ("mixtral-f16", None, 8, 1.0, ATTENTION, "F32"),
+    ("qwen3-moe-f32", None, 8, 1.0, ATTENTION + MLP, "F32"),
     ("gpt-oss-bf16", None, 8, 1.0, ATTENTION, "F32"),
 ]
 TO_GGUF = {
@@ -43,6 +45,10 @@ TO_GGUF = {
 }
 PERMUTED = ("llama", "granite", "smollm3")
 GGML = {"F32": 0, "F16": 1, "BF16": 30}
+
+
+def text_config(c):
+    return c["config"].get("text_config", c["config"])
 
 
 def shapes(c):
@@ -96,14 +102,14 @@ def save_gguf(path, arch, alpha, c, both, dtype):
             text("general.architecture") + struct.pack("<I", 8) + text(arch),
             text("adapter.type") + struct.pack("<I", 8) + text("lora"),
             text("adapter.lora.alpha") + struct.pack("<If", 6, alpha)]
-    config = c["config"]
+    config = text_config(c)
     heads = config["num_attention_heads"]
     infos, data = [], b""
     for name, (a, b) in both.items():
         if name == "lm_head":
             base = "output"
         else:
-            layer, part = name.removeprefix("model.layers.").split(".", 1)
+            layer, part = name.removeprefix("language_model.").removeprefix("model.layers.").split(".", 1)
             base = f"blk.{layer}.{TO_GGUF[part]}"
             if arch in PERMUTED and part == "self_attn.q_proj":
                 b = permuted(b, heads)
@@ -124,7 +130,7 @@ def write(out, c, arch, rank, scale, parts, dtype, seed):
     for form in ("mlx", "peft", "gguf"):
         (out / form).mkdir(parents=True, exist_ok=True)
     both = pairs(c, rank, parts, seed)
-    layers = c["config"]["num_hidden_layers"]
+    layers = text_config(c)["num_hidden_layers"]
     save(out / "mlx/adapters.safetensors",
          {f"{n}.lora_{k}": x.T for n, p in both.items() for k, x in zip("ab", p)}, dtype)
     (out / "mlx/adapter_config.json").write_text(json.dumps({
