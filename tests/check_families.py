@@ -38,6 +38,11 @@ FAMILIES = {
     "qwen2-yarn": dict(COMMON, arch="qwen2", layers=2, bias=True, keys={
         "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}),
     "qwen3": dict(COMMON, layers=2, qk_norm=SIZE, size=True),
+    "mistral3": dict(COMMON, layers=2, size=True),
+    # The text model alone: with equal positions in all its parts their rope is the plain one.
+    "qwen2vl": dict(COMMON, layers=2, bias=True, tied=True, keys={"rope.dimension_sections": [4, 2, 2, 0]}),
+    "qwen3vl": dict(COMMON, layers=2, qk_norm=SIZE, size=True, keys={"rope.dimension_sections": [6, 5, 5, 0],
+                                                                     "n_deepstack_layers": 0}),
     "qwen3moe": dict(COMMON, layers=2, qk_norm=SIZE, size=True, ffn="experts", expert_ff=True),
     "phi3": dict(COMMON, layers=2, q="fused", ffn="fused", longrope=True, context=8192),
     "gemma2": dict(COMMON, layers=4, tied=True, size=True, post=True, plus_one=True, keys={
@@ -69,7 +74,7 @@ def rope_freqs(base, factor=8.0, low=1.0, high=4.0, original=8192):
     return np.array(out, np.float32)
 
 
-def write_keys(w, arch, f):
+def write_keys(w, arch, f, without=()):
     base = 500000.0 if f.get("llama3") else 10000.0
     keys = {"block_count": f["layers"], "context_length": f.get("context", 512), "embedding_length": WIDTH,
             "feed_forward_length": FF, "attention.head_count": HEADS, "attention.head_count_kv": KV,
@@ -86,8 +91,12 @@ def write_keys(w, arch, f):
                  "rope.scaling.attn_factor": math.sqrt(1 + math.log(f["context"] / 4096) / math.log(4096))}
     for key, value in (keys | f.get("keys", {})).items():
         full = f"{arch}.{key}"
+        if key in without:
+            continue
         if isinstance(value, str):
             w.add_string(full, value)
+        elif isinstance(value, list):
+            w.add_array(full, value)
         elif isinstance(value, float):
             w.add_float32(full, value)
         else:
@@ -104,13 +113,15 @@ def write_keys(w, arch, f):
     w.add_add_bos_token(False)
 
 
-def write_tensors(w, arch, f):
+def make_tensors(f):
+    """{name: array}"""
+    out = {}
     rng = np.random.default_rng(f.get("seed", 3))
     size = SIZE if f.get("size") else WIDTH // HEADS
 
     def add(name, *shape, spread=None, mean=0.0):
         spread = spread or 1.5 / math.sqrt(shape[-1])
-        w.add_tensor(name, (mean + spread * rng.standard_normal(shape)).astype(np.float32))
+        out[name] = (mean + spread * rng.standard_normal(shape)).astype(np.float32)
 
     def norm(name, n):
         add(name, n, spread=0.3, mean=1.0)
@@ -120,11 +131,11 @@ def write_tensors(w, arch, f):
     if not f.get("tied"):
         add("output.weight", WORDS, WIDTH, spread=0.4)
     if f.get("llama3"):
-        w.add_tensor("rope_freqs.weight", rope_freqs(500000.0)[: size // 2] if size == SIZE else llama3_for(size))
+        out["rope_freqs.weight"] = rope_freqs(500000.0)[: size // 2] if size == SIZE else llama3_for(size)
     if f.get("longrope"):
         for name in ("long", "short"):
             # one table for both: mlx-lm always takes the long one, llama.cpp chooses by the context
-            w.add_tensor(f"rope_factors_{name}.weight", np.linspace(1, 3, size // 2).astype(np.float32))
+            out[f"rope_factors_{name}.weight"] = np.linspace(1, 3, size // 2).astype(np.float32)
     for i in range(f["layers"]):
         b = f"blk.{i}."
         if f["attn_norm"]:
@@ -164,6 +175,7 @@ def write_tensors(w, arch, f):
         else:
             for part, shape in {"gate": (FF, WIDTH), "up": (FF, WIDTH), "down": (WIDTH, FF)}.items():
                 add(b + f"ffn_{part}.weight", *shape)
+    return out
 
 
 def llama3_for(size):
@@ -174,10 +186,49 @@ def llama3_for(size):
     return table
 
 
-def write_gguf(path, arch, f):
+def one_by_one(tensors):
+    """Mixtures as they were until 2024: a tensor for each expert."""
+    out = {}
+    for name, a in tensors.items():
+        for i in range(EXPERTS if "_exps." in name else 0):
+            out[name.replace("_exps.", f".{i}.")] = a[i]
+        if "_exps." not in name:
+            out[name] = a
+    return out
+
+
+def ollama_gptoss(tensors):
+    """gpt-oss in Ollama's own layout."""
+    out = {}
+    for name, a in tensors.items():
+        if name.endswith("attn_sinks.weight"):
+            out[name.removesuffix(".weight")] = a
+        elif ".attn_q." in name:
+            parts = [tensors[name.replace("attn_q", f"attn_{p}")] for p in "qkv"]
+            out[name.replace("attn_q", "attn_qkv")] = np.concatenate(parts)
+        elif "ffn_gate_exps" in name:
+            both = np.stack([a, tensors[name.replace("gate", "up")]], 2)  # row 0 of the gate, row 0 of up, row 1 ...
+            out[name.replace("gate", "gate_up")] = both.reshape(EXPERTS, -1, *a.shape[2:])
+        elif ".attn_k." not in name and ".attn_v." not in name and "ffn_up_exps" not in name:
+            out[name.replace("attn_output", "attn_out").replace("post_attention_norm", "ffn_norm")] = a
+    return out
+
+
+LAYOUTS = {  # name: the family, its architecture in this layout, what is done to its tensors, keys that are left out
+    "mixtral-old": ("mixtral", "llama", one_by_one, ()),
+    "gptoss": ("gpt-oss", "gptoss", ollama_gptoss, ("rope.scaling.type", "expert_feed_forward_length")),
+}
+
+
+def write_gguf(path, arch, f, layout=None, without=(), form=None):
     w = gguf.GGUFWriter(str(path), arch)
-    write_keys(w, arch, f)
-    write_tensors(w, arch, f)
+    write_keys(w, arch, f, without)
+    for name, a in (layout or dict)(make_tensors(f)).items():
+        if form and a.ndim > 1 and name.endswith(".weight") and a.shape[-1] % 32 == 0 and "_inp" not in name:
+            kind = gguf.GGMLQuantizationType[form]
+            w.add_tensor(name, gguf.quants.quantize(a, kind), raw_dtype=kind)
+        else:
+            w.add_tensor(name, a)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -270,10 +321,34 @@ def check_encoders(tool, server, wanted):
     return failed
 
 
+def check_layouts(tool, wanted):
+    """Another layout of the same model gives the same directory, whatever the form."""
+    failed = 0
+    for name in [n for n in LAYOUTS if n in wanted]:
+        family, arch, layout, without = LAYOUTS[name]
+        f = FAMILIES[family]
+        for form in (None, "Q8_0", "MXFP4" if family == "gpt-oss" else "Q4_1"):
+            with tempfile.TemporaryDirectory() as temp:
+                temp, got = pathlib.Path(temp), []
+                write_gguf(temp / "a.gguf", f.get("arch", "llama" if family == "mixtral" else family), f, form=form)
+                write_gguf(temp / "b.gguf", arch, f, layout, without, form)
+                for file in ("a", "b"):
+                    run = subprocess.run([tool, str(temp / f"{file}.gguf"), str(temp / file)], capture_output=True, text=True)
+                    got.append(run.stderr if run.returncode else (mx.load(str(temp / file / "model.safetensors")),
+                                                                  json.loads((temp / file / "config.json").read_text())))
+                good = not any(isinstance(g, str) for g in got)
+                if good:
+                    (a, one), (b, other) = got
+                    good = a.keys() == b.keys() and all(mx.array_equal(a[k], b[k]) for k in a) and one == other
+                print(f"{name:14} {'ok' if good else 'FAILED'}: as the usual layout, in {form or 'F32'}", *[g for g in got if isinstance(g, str)])
+                failed += not good
+    return failed
+
+
 def main():
-    tool, server, wanted = sys.argv[1], sys.argv[2], sys.argv[3:] or [*FAMILIES, *(case[0] for case in ENCODERS)]
+    tool, server, wanted = sys.argv[1], sys.argv[2], sys.argv[3:] or [*FAMILIES, *(case[0] for case in ENCODERS), *LAYOUTS]
     mx.set_default_device(mx.cpu)
-    failed = check_encoders(tool, server, wanted)
+    failed = check_encoders(tool, server, wanted) + check_layouts(tool, wanted)
     for name in wanted:
         if name not in FAMILIES:
             continue

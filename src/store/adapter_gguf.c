@@ -43,20 +43,21 @@ static lm_status put_tensor(lm_loras *out, const lm_gguf_tensor *t, const lm_fam
     lm_str name = t->name;
     bool a = lm_str_ends(name, LM_STR(".lora_a"));
     char tensor[256];
-    lm_target target;
+    lm_target target[LM_TARGETS];
+    uint32_t n = 0;
     lm_lora *p = NULL;
     lm_view v;
     snprintf(tensor, sizeof tensor, LM_STR_FMT, LM_STR_ARG(name));
     if (!a && !lm_str_ends(name, LM_STR(".lora_b")))
         return lm_fail(err, LM_UNSUPPORTED, "the adapter holds %s, which is no part of LoRA", tensor);
-    lm_status st = lm_family_target(f, (lm_str){name.ptr, name.len - 7}, &target, err);
-    if (st == LM_OK && (target.skip || strcmp(target.suffix, ".weight")))
+    lm_status st = lm_family_targets(f, (lm_str){name.ptr, name.len - 7}, target, &n, err);
+    if (st == LM_OK && (n != 1 || target->expert >= 0 || strcmp(target->suffix, ".weight")))
         st = lm_fail(err, LM_UNSUPPORTED, "the adapter changes %s, which can't be adapted here", tensor);
-    if (st == LM_OK) st = lm_lora_of(out, lm_str_of(target.module), &p, err);
+    if (st == LM_OK) st = lm_lora_of(out, lm_str_of(target->module), &p, err);
     if (st == LM_OK) st = view_of(t, &v, err);
     if (st == LM_OK) st = lm_lora_put(a ? &p->a : &p->b, tensor, &v, false, err);
     if (st == LM_OK && !a && f->permuted)
-        p->b.heads = target.is_q ? base->n_heads : target.is_k ? base->n_kv_heads : 0;
+        p->b.heads = target->is_q ? base->n_heads : target->is_k ? base->n_kv_heads : 0;
     return st;
 }
 

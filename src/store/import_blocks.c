@@ -117,6 +117,13 @@ static bool mxfp4(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *b
     return b[0] != 255; /* E8M0 has NaN there */
 }
 
+static bool mxfp4_plain(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
+    (void)bias;
+    *(uint8_t *)scale = b[0];
+    memcpy(codes, b + 1, 16);
+    return b[0] != 255;
+}
+
 /* ---- blocks of 256: eight groups of 32 */
 
 /* The 6-bit scale and minimum of group g of 8, out of 12 bytes: bytes 0..3 and 4..7 hold those of groups 0..3
@@ -264,6 +271,7 @@ static const struct {
     {LM_GGML_TQ1_0, {{LM_QUANT_AFFINE, 2, 32}, LM_F16}, tq1_0},
     {LM_GGML_TQ2_0, {{LM_QUANT_AFFINE, 2, 32}, LM_F16}, tq2_0},
     {LM_GGML_MXFP4, {{LM_QUANT_MXFP4, 4, 32}, LM_U8}, mxfp4},
+    {LM_GGML_MXFP4_PLAIN, {{LM_QUANT_MXFP4, 4, 32}, LM_U8}, mxfp4_plain},
 };
 
 bool lm_form_of(lm_ggml_type type, lm_form *out) {

@@ -93,10 +93,15 @@ static json_t *yarn(lm_meta *r, double factor) {
         "{s:s, s:s, s:f, s:i}", "type", "yarn", "rope_type", "yarn", "factor", factor,
         "original_max_position_embeddings",
         (int)lm_meta_u32(r, "rope.scaling.original_context_length", lm_meta_u32(r, "context_length", 4096)));
-    json_object_set_new(s, "beta_fast", json_real(lm_meta_float(r, "rope.scaling.yarn_beta_fast", 32.0)));
-    json_object_set_new(s, "beta_slow", json_real(lm_meta_float(r, "rope.scaling.yarn_beta_slow", 1.0)));
+    static const char *const betas[][3] = {
+        {"beta_fast", "rope.scaling.yarn_beta_fast", "rope.scaling.beta_fast"},
+        {"beta_slow", "rope.scaling.yarn_beta_slow", "rope.scaling.beta_slow"}};
+    for (int i = 0; i < 2; i++) { /* llama.cpp's name, then Ollama's */
+        double v = lm_meta_float(r, betas[i][1], lm_meta_float(r, betas[i][2], i ? 1.0 : 32.0));
+        json_object_set_new(s, betas[i][0], json_real(v));
+    }
     /* gpt-oss spreads the ramp over fractions of a dimension (its config.json says truncate: false) */
-    if (strcmp(r->f->arch, "gpt-oss") == 0) json_object_set_new(s, "truncate", json_false());
+    if (is(r, "gpt_oss")) json_object_set_new(s, "truncate", json_false());
     return s;
 }
 
@@ -109,6 +114,9 @@ static void read_rope(lm_meta *r, uint32_t dim, uint32_t context) {
     double factor =
         lm_meta_float(r, "rope.scaling.factor", lm_meta_float(r, "rope.scale_linear", stretched ? 8.0 : 1.0));
     lm_str type = lm_meta_str(r, "rope.scaling.type");
+    if (factor == 0) factor = 1; /* Ollama's converter writes what a config.json without scaling has */
+    /* Ollama's own gpt-oss leaves the kind to the architecture */
+    if (is(r, "gpt_oss") && type.len == 0 && factor != 1) type = LM_STR("yarn");
     if (r->st == LM_OK && (base <= 0 || factor <= 0))
         r->st = lm_fail(r->err, LM_CORRUPT, "impossible rope parameters in the metadata");
     if (r->st != LM_OK) return;
@@ -141,6 +149,28 @@ static void layer_types(lm_meta *r, uint32_t layers, uint32_t pattern) {
     lm_meta_set(r, "layer_types", list);
 }
 
+/* Gemma 3's layers: one of six sees everything, unless the file says otherwise (every so many, or each). */
+static void gemma3_layers(lm_meta *r, uint32_t layers) {
+    char key[128];
+    int32_t *said = NULL;
+    uint32_t n = 0;
+    snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", r->f->arch);
+    if (r->st == LM_OK) r->st = lm_gguf_i32s(r->g, key, &said, &n, r->err);
+    if (r->st == LM_OK && n != 0 && n != layers && !(n == 1 && said[0] > 0)) {
+        r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s has %u values for %u layers", key, n, layers);
+    } else if (n == layers && n > 1) {
+        json_t *list = json_array();
+        for (uint32_t i = 0; i < n; i++)
+            json_array_append_new(list, json_string(said[i] ? "sliding_attention" : "full_attention"));
+        lm_meta_set(r, "layer_types", list);
+    } else {
+        uint32_t pattern = n == 1 ? (uint32_t)said[0] : 6;
+        lm_meta_set_u32(r, "sliding_window_pattern", pattern);
+        layer_types(r, layers, pattern);
+    }
+    free(said);
+}
+
 static void read_gemma(lm_meta *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
     lm_meta_set(r, "hidden_activation", json_string("gelu_pytorch_tanh"));
     lm_meta_set(r, "hidden_act", json_string("gelu_pytorch_tanh"));
@@ -156,30 +186,62 @@ static void read_gemma(lm_meta *r, uint32_t layers, uint32_t width, uint32_t hea
                     json_real(lm_meta_float(r, "final_logit_softcapping", 30.0)));
         layer_types(r, layers, 2);
     } else {
-        lm_meta_set_u32(r, "sliding_window_pattern", 6);
         lm_meta_set(r, "rope_local_base_freq",
                     json_real(lm_meta_float(r, "rope.freq_base_swa",
                                             lm_meta_float(r, "rope.local.freq_base", 10000.0))));
-        layer_types(r, layers, 6);
+        gemma3_layers(r, layers);
+        /* Ollama's first files of the 1B model name a cap that it does not have. */
+        if (lm_meta_float(r, "final_logit_softcapping", 0.0) > 0 && layers != 26 && r->st == LM_OK)
+            r->st = lm_fail(r->err, LM_UNSUPPORTED, "a Gemma 3 with final_logit_softcapping is not known");
     }
 }
 
-static void read_experts(lm_meta *r) {
-    uint32_t n =
-        lm_meta_require(r, is(r, "qwen3_moe") ? "num_experts" : "num_local_experts", "expert_count", 4096);
-    lm_meta_require(r, "num_experts_per_tok", "expert_used_count", n);
-    if (is(r, "qwen3_moe")) {
-        lm_meta_set_u32(
-            r, "moe_intermediate_size",
-            lm_meta_u32(r, "expert_feed_forward_length", lm_meta_u32(r, "feed_forward_length", 0)));
-        lm_meta_set_u32(r, "decoder_sparse_step", 1);
-        lm_meta_set(r, "mlp_only_layers", json_array());
-        lm_meta_set(r, "norm_topk_prob", json_true());
+/* Layers without experts, and how wide one is where the metadata has only the width of a dense layer. */
+static void read_qwen3_moe(lm_meta *r, uint32_t layers) {
+    json_t *dense = json_array();
+    uint32_t width = 0;
+    for (uint32_t i = 0; i < layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%u.ffn_up_exps.weight", i);
+        const lm_gguf_tensor *t = lm_gguf_find(r->g, name);
+        if (t)
+            width = (uint32_t)t->dims[1];
+        else
+            json_array_append_new(dense, json_integer(i));
     }
+    lm_meta_set(r, "mlp_only_layers", dense);
+    lm_meta_set_u32(r, "moe_intermediate_size", lm_meta_u32(r, "expert_feed_forward_length", width));
+    lm_meta_set_u32(r, "decoder_sparse_step", 1);
+    lm_meta_set(r, "norm_topk_prob", json_boolean(lm_meta_bool(r, "norm_top_k_prob", true)));
+}
+
+static void read_experts(lm_meta *r, uint32_t layers) {
+    bool qwen = is(r, "qwen3_moe");
+    uint32_t n = lm_meta_require(r, qwen ? "num_experts" : "num_local_experts", "expert_count", 4096);
+    lm_meta_require(r, "num_experts_per_tok", "expert_used_count", n);
+    if (qwen) read_qwen3_moe(r, layers);
+}
+
+/* Mistral comes as llama, and only its first version has a window. The third kind, with eyes, may scale
+ * queries by their position, which no family here does. */
+static void read_mistral(lm_meta *r) {
+    uint32_t window = lm_meta_u32(r, "attention.sliding_window", 0);
+    double scale =
+        lm_meta_float(r, "rope.scaling_beta", lm_meta_float(r, "attention.temperature_scale", 0.0));
+    if (r->st == LM_OK && scale != 0) {
+        r->st = lm_fail(r->err, LM_UNSUPPORTED,
+                        "a model that scales queries by position (%s) is not supported", r->f->arch);
+    }
+    if (window && is(r, "llama")) {
+        lm_meta_set(r, "model_type", json_string("mistral"));
+        lm_meta_set(r, "architectures", json_pack("[s]", "MistralForCausalLM"));
+    }
+    if (!is(r, "llama") || window) /* absent would be 4096 in Hugging Face's configuration */
+        lm_meta_set(r, "sliding_window", window ? json_integer(window) : json_null());
 }
 
 static void read_family(lm_meta *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
-    if (r->f->experts) read_experts(r);
+    if (r->f->experts) read_experts(r, layers);
     if (is(r, "gemma2") || is(r, "gemma3_text")) read_gemma(r, layers, width, heads, head_dim);
     if (is(r, "smollm3"))
         lm_meta_set_u32(r, "no_rope_layer_interval", 4); /* every fourth layer has no rope */
@@ -204,9 +266,10 @@ static void read_family(lm_meta *r, uint32_t layers, uint32_t width, uint32_t he
         lm_meta_set(r, "swiglu_limit", json_real(7.0));
         layer_types(r, layers, 2);
     }
-    if (is(r, "llama") && lm_meta_has(r, "attention.sliding_window")) {
-        lm_meta_set_u32(r, "sliding_window", lm_meta_u32(r, "attention.sliding_window", 0));
-    }
+    if (is(r, "llama") || is(r, "mistral")) read_mistral(r);
+    if (is(r, "olmo2") && lm_meta_u32(r, "attention.sliding_window", 0) && r->st == LM_OK)
+        r->st = lm_fail(r->err, LM_UNSUPPORTED, "OLMo 3 (%s.attention.sliding_window) is not supported",
+                        r->f->arch);
 }
 
 static void read_shape(lm_meta *r, const lm_plan *p) {
@@ -241,8 +304,12 @@ static void read_shape(lm_meta *r, const lm_plan *p) {
     lm_meta_set(r, "tie_word_embeddings", json_boolean(!lm_plan_has(p, "lm_head.weight")));
     lm_meta_set(r, "attention_bias", json_boolean(lm_plan_has(p, "model.layers.0.self_attn.q_proj.bias")));
     lm_meta_set(r, "mlp_bias", json_boolean(lm_plan_has(p, "model.layers.0.mlp.gate_proj.bias")));
-    uint32_t rope_dim = is(r, "phi3") ? lm_meta_u32(r, "rope.dimension_count", head_dim) : head_dim;
-    if (rope_dim < 2 || rope_dim > head_dim || rope_dim % 2) {
+    uint32_t rope_dim = lm_meta_u32(r, "rope.dimension_count", head_dim);
+    if (r->st == LM_OK && rope_dim != head_dim && !is(r, "phi3")) {
+        r->st =
+            lm_fail(r->err, LM_UNSUPPORTED, "heads of %u elements of which %u turn (%s.rope.dimension_count)",
+                    head_dim, rope_dim, r->f->arch);
+    } else if (rope_dim < 2 || rope_dim > head_dim || rope_dim % 2) {
         r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s.rope.dimension_count is %u", r->f->arch, rope_dim);
     }
     if (r->st == LM_OK) read_rope(r, rope_dim, context);
@@ -275,6 +342,29 @@ static void set_ids(json_t *config, const lm_vocab *v) {
     if (v->pad >= 0) json_object_set_new(config, "pad_token_id", json_integer(v->pad));
 }
 
+/* What the makers recommend, where the converter took it over. */
+static void set_sampling(lm_meta *r, json_t *generation) {
+    static const char *const keys[][2] = {{"general.sampling.temp", "temperature"},
+                                          {"general.sampling.top_k", "top_k"},
+                                          {"general.sampling.top_p", "top_p"},
+                                          {"general.sampling.min_p", "min_p"},
+                                          {"general.sampling.penalty_repeat", "repetition_penalty"}};
+    bool any = false, greedy = false;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && r->st == LM_OK; i++) {
+        double v = 0;
+        if (!lm_gguf_has(r->g, keys[i][0])) continue;
+        r->st = lm_gguf_float(r->g, keys[i][0], &v, r->err);
+        if (r->st == LM_OK && fabs(v) > 1e6)
+            r->st = lm_fail(r->err, LM_CORRUPT, "metadata %s is %g", keys[i][0], v);
+        if (r->st != LM_OK) return;
+        v = lm_meta_decimal(v);
+        json_object_set_new(generation, keys[i][1], i == 1 ? json_integer((json_int_t)v) : json_real(v));
+        greedy = greedy || (i == 0 && v == 0);
+        any = true;
+    }
+    if (any) json_object_set_new(generation, "do_sample", json_boolean(!greedy));
+}
+
 lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *p, const char *dir,
                            lm_err *err) {
     lm_vocab vocab = {0};
@@ -296,6 +386,7 @@ lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *
     }
     if (r.st != LM_OK) goto done;
     if (!f->encoder) set_ids(generation, &vocab);
+    if (!f->encoder) set_sampling(&r, generation);
     if (!f->encoder) set_ids(r.config, &vocab);
     if (f->encoder && vocab.pad >= 0) lm_meta_set_u32(&r, "pad_token_id", (uint32_t)vocab.pad);
     if (quantization) {
@@ -303,7 +394,7 @@ lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *
         lm_meta_set(&r, "quantization_config",
                     json_incref(quantization)); /* the older name, which some readers want */
     }
-    r.st = lm_import_json(r.config, dir, "config.json", err);
+    if (r.st == LM_OK) r.st = lm_import_json(r.config, dir, "config.json", err);
     if (r.st == LM_OK && !f->encoder) r.st = lm_import_json(generation, dir, "generation_config.json", err);
     lm_encoder_pooling(&r, dir, (uint32_t)words->dims[0]);
 done:

@@ -5,112 +5,118 @@
 #include <stdio.h>
 #include <string.h>
 
-static const lm_rename dense[] = {{NULL, NULL}};
+static const lm_rename dense[] = {{NULL, NULL, 0}};
 
 static const lm_rename mixtral[] = {
-    {"ffn_gate_inp", "block_sparse_moe.gate"},
-    {"ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj"},
-    {"ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj"},
-    {"ffn_down_exps", "block_sparse_moe.switch_mlp.down_proj"},
-    {NULL, NULL},
+    {"ffn_gate_inp", "block_sparse_moe.gate", 0},
+    {"ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj", 0},
+    {"ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj", 0},
+    {"ffn_down_exps", "block_sparse_moe.switch_mlp.down_proj", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename qwen3moe[] = {
-    {"ffn_gate_inp", "mlp.gate"},
-    {"ffn_gate_exps", "mlp.switch_mlp.gate_proj"},
-    {"ffn_up_exps", "mlp.switch_mlp.up_proj"},
-    {"ffn_down_exps", "mlp.switch_mlp.down_proj"},
-    {NULL, NULL},
+    {"ffn_gate_inp", "mlp.gate", 0},
+    {"ffn_gate_exps", "mlp.switch_mlp.gate_proj", 0},
+    {"ffn_up_exps", "mlp.switch_mlp.up_proj", 0},
+    {"ffn_down_exps", "mlp.switch_mlp.down_proj", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename phi3[] = {
-    {"attn_qkv", "self_attn.qkv_proj"}, {"ffn_up", "mlp.gate_up_proj"}, {NULL, NULL}};
+    {"attn_qkv", "self_attn.qkv_proj", 0}, {"ffn_up", "mlp.gate_up_proj", 0}, {NULL, NULL, 0}};
 
 static const lm_rename gemma[] = {
-    {"ffn_norm", "pre_feedforward_layernorm"},
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"post_ffw_norm", "post_feedforward_layernorm"},
-    {NULL, NULL},
+    {"ffn_norm", "pre_feedforward_layernorm", 0},
+    {"post_attention_norm", "post_attention_layernorm", 0},
+    {"post_ffw_norm", "post_feedforward_layernorm", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename olmo2[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"post_ffw_norm", "post_feedforward_layernorm"},
-    {NULL, NULL},
+    {"post_attention_norm", "post_attention_layernorm", 0},
+    {"post_ffw_norm", "post_feedforward_layernorm", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename gpt_oss[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"attn_post_norm", "post_attention_layernorm"},
-    {"attn_sinks", "self_attn.sinks"}, /* a bare parameter: see lm_family_target */
-    {"ffn_gate_inp", "mlp.router"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
-    {NULL, NULL},
+    {"post_attention_norm", "post_attention_layernorm", 0},
+    {"attn_post_norm", "post_attention_layernorm", 0},
+    {"attn_sinks", "self_attn.sinks", 0}, /* a bare parameter: see lm_family_targets */
+    {"attn_out", "self_attn.o_proj", 0},  /* Ollama's own layout, as the next five */
+    {"attn_qkv", "self_attn.q_proj", LM_PORTION_Q},
+    {"attn_qkv", "self_attn.k_proj", LM_PORTION_K},
+    {"attn_qkv", "self_attn.v_proj", LM_PORTION_V},
+    {"ffn_gate_up_exps", "mlp.experts.gate_proj", LM_PORTION_EVEN},
+    {"ffn_gate_up_exps", "mlp.experts.up_proj", LM_PORTION_ODD},
+    {"ffn_gate_inp", "mlp.router", 0},
+    {"ffn_gate_exps", "mlp.experts.gate_proj", 0},
+    {"ffn_up_exps", "mlp.experts.up_proj", 0},
+    {"ffn_down_exps", "mlp.experts.down_proj", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename bert[] = {
-    {"attn_q", "attention.self.query"},
-    {"attn_k", "attention.self.key"},
-    {"attn_v", "attention.self.value"},
-    {"attn_output", "attention.output.dense"},
-    {"attn_output_norm", "attention.output.LayerNorm"},
-    {"ffn_up", "intermediate.dense"},
-    {"ffn_down", "output.dense"},
-    {"layer_output_norm", "output.LayerNorm"},
-    {NULL, NULL},
+    {"attn_q", "attention.self.query", 0},
+    {"attn_k", "attention.self.key", 0},
+    {"attn_v", "attention.self.value", 0},
+    {"attn_output", "attention.output.dense", 0},
+    {"attn_output_norm", "attention.output.LayerNorm", 0},
+    {"ffn_up", "intermediate.dense", 0},
+    {"ffn_down", "output.dense", 0},
+    {"layer_output_norm", "output.LayerNorm", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename distilbert[] = {
-    {"attn_q", "attention.q_lin"},
-    {"attn_k", "attention.k_lin"},
-    {"attn_v", "attention.v_lin"},
-    {"attn_output", "attention.out_lin"},
-    {"attn_output_norm", "sa_layer_norm"},
-    {"ffn_up", "ffn.lin1"},
-    {"ffn_down", "ffn.lin2"},
-    {"layer_output_norm", "output_layer_norm"},
-    {NULL, NULL},
+    {"attn_q", "attention.q_lin", 0},
+    {"attn_k", "attention.k_lin", 0},
+    {"attn_v", "attention.v_lin", 0},
+    {"attn_output", "attention.out_lin", 0},
+    {"attn_output_norm", "sa_layer_norm", 0},
+    {"ffn_up", "ffn.lin1", 0},
+    {"ffn_down", "ffn.lin2", 0},
+    {"layer_output_norm", "output_layer_norm", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename nomic_bert[] = {
-    {"attn_qkv", "attn.Wqkv"},      {"attn_output", "attn.out_proj"},
-    {"attn_output_norm", "norm1"},  {"ffn_up", "mlp.fc11"},
-    {"ffn_gate", "mlp.fc12"},       {"ffn_down", "mlp.fc2"},
-    {"layer_output_norm", "norm2"}, {NULL, NULL},
+    {"attn_qkv", "attn.Wqkv", 0},      {"attn_output", "attn.out_proj", 0},
+    {"attn_output_norm", "norm1", 0},  {"ffn_up", "mlp.fc11", 0},
+    {"ffn_gate", "mlp.fc12", 0},       {"ffn_down", "mlp.fc2", 0},
+    {"layer_output_norm", "norm2", 0}, {NULL, NULL, 0},
 };
 
 static const lm_rename decoder_top[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm"},
-    {"output", "lm_head"},
-    {NULL, NULL},
+    {"token_embd", "model.embed_tokens", 0},
+    {"output_norm", "model.norm", 0},
+    {"output", "lm_head", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename bert_top[] = {
-    {"token_embd", "embeddings.word_embeddings"},
-    {"position_embd", "embeddings.position_embeddings"},
-    {"token_types", "embeddings.token_type_embeddings"},
-    {"token_embd_norm", "embeddings.LayerNorm"},
-    {NULL, NULL},
+    {"token_embd", "embeddings.word_embeddings", 0},
+    {"position_embd", "embeddings.position_embeddings", 0},
+    {"token_types", "embeddings.token_type_embeddings", 0},
+    {"token_embd_norm", "embeddings.LayerNorm", 0},
+    {NULL, NULL, 0},
 };
 
 static const lm_rename nomic_top[] = {
-    {"token_embd", "embeddings.word_embeddings"},
-    {"token_types", "embeddings.token_type_embeddings"},
-    {"token_embd_norm", "emb_ln"},
-    {NULL, NULL},
+    {"token_embd", "embeddings.word_embeddings", 0},
+    {"token_types", "embeddings.token_type_embeddings", 0},
+    {"token_embd_norm", "emb_ln", 0},
+    {NULL, NULL, 0},
 };
 
 /* Decoders' blocks. */
 static const lm_rename common[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},       {NULL, NULL},
+    {"attn_norm", "input_layernorm", 0},    {"attn_q", "self_attn.q_proj", 0},
+    {"attn_k", "self_attn.k_proj", 0},      {"attn_v", "self_attn.v_proj", 0},
+    {"attn_output", "self_attn.o_proj", 0}, {"attn_q_norm", "self_attn.q_norm", 0},
+    {"attn_k_norm", "self_attn.k_norm", 0}, {"ffn_norm", "post_attention_layernorm", 0},
+    {"ffn_gate", "mlp.gate_proj", 0},       {"ffn_up", "mlp.up_proj", 0},
+    {"ffn_down", "mlp.down_proj", 0},       {NULL, NULL, 0},
 };
 
 #define DECODER .layer = "model.layers", .top = decoder_top
@@ -119,6 +125,7 @@ static const lm_rename common[] = {
 static const lm_family families[] = {
     {.arch = "llama",
      .model_type = "llama",
+     .also = "mistral",
      .class_name = "LlamaForCausalLM",
      DECODER,
      .renames = dense,
@@ -169,6 +176,27 @@ static const lm_family families[] = {
      .class_name = "GptOssForCausalLM",
      DECODER,
      .renames = gpt_oss,
+     .experts = true},
+    {.arch = "gptoss",
+     .model_type = "gpt_oss",
+     .class_name = "GptOssForCausalLM",
+     DECODER,
+     .renames = gpt_oss,
+     .experts = true},
+    {.arch = "mistral3",
+     .model_type = "mistral",
+     .class_name = "MistralForCausalLM",
+     DECODER,
+     .renames = dense,
+     .permuted = true},
+    {.arch = "qwen2vl", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", DECODER, .renames = dense},
+    {.arch = "qwen25vl", .model_type = "qwen2", .class_name = "Qwen2ForCausalLM", DECODER, .renames = dense},
+    {.arch = "qwen3vl", .model_type = "qwen3", .class_name = "Qwen3ForCausalLM", DECODER, .renames = dense},
+    {.arch = "qwen3vlmoe",
+     .model_type = "qwen3_moe",
+     .class_name = "Qwen3MoeForCausalLM",
+     DECODER,
+     .renames = qwen3moe,
      .experts = true},
     {.arch = "bert",
      .model_type = "distilbert",
@@ -230,7 +258,8 @@ lm_status lm_family_for(lm_str arch, const char *model_type, const lm_family **o
     bool other = false, same = false;
     for (size_t i = 0; i < N_FAMILIES; i++) {
         const lm_family *f = &families[i];
-        bool is = lm_str_eq(arch, lm_str_of(f->arch)), type = !strcmp(model_type, f->model_type);
+        bool is = lm_str_eq(arch, lm_str_of(f->arch)),
+             type = !strcmp(model_type, f->model_type) || (f->also && !strcmp(model_type, f->also));
         if (is && (!found || type)) found = f;
         same = same || (is && type);
         other = other || (!is && type);
@@ -249,11 +278,24 @@ uint64_t lm_family_row(uint32_t heads, uint64_t r, uint64_t rows) {
     return r - in + 2 * (in % half) + in / half;
 }
 
-static const char *renamed(const lm_rename *table, lm_str from) {
-    for (; table->from; table++) {
-        if (lm_str_eq(from, lm_str_of(table->from))) return table->to;
+/* "ffn_gate.3" -> "ffn_gate_exps" and 3: before 2024 each expert was a tensor of its own. */
+static bool expert_of(lm_str *rest, char name[32], int32_t *expert) {
+    static const char *const parts[] = {"ffn_gate.", "ffn_up.", "ffn_down."};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        size_t at = strlen(parts[i]);
+        int32_t n = 0;
+        if (!lm_str_starts(*rest, lm_str_of(parts[i])) || rest->len == at || rest->len > at + 4) continue;
+        if (rest->ptr[at] == '0' && rest->len > at + 1) return false; /* one spelling for each */
+        for (size_t k = at; k < rest->len; k++) {
+            if (rest->ptr[k] < '0' || rest->ptr[k] > '9') return false;
+            n = 10 * n + (rest->ptr[k] - '0');
+        }
+        int len = snprintf(name, 32, "%.*s_exps", (int)at - 1, parts[i]);
+        *rest = (lm_str){name, (size_t)len};
+        *expert = n;
+        return true;
     }
-    return NULL;
+    return false;
 }
 
 /* "blk.12.attn_q" -> 12 and "attn_q". */
@@ -275,47 +317,64 @@ static lm_status no_place(lm_str tensor, lm_err *err) {
                    LM_STR_ARG(tensor));
 }
 
-lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm_err *err) {
+/* The tables of a model's turning, which config.json words otherwise; and what eyes need in a file that
+ * Ollama packed whole: its text part is what is imported. */
+static bool left_out(lm_str stem) {
+    static const char *const names[] = {"rope_freqs", "rope_factors_long", "rope_factors_short"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (lm_str_eq(stem, lm_str_of(names[i]))) return true;
+    }
+    return lm_str_starts(stem, LM_STR("v.")) || lm_str_starts(stem, LM_STR("mm."));
+}
+
+/* Every row of `table` for `from`, into out; layer NULL: of no block. */
+static void collect(const lm_rename *table, lm_str from, const char *layer, uint32_t block,
+                    lm_target out[LM_TARGETS], uint32_t *n) {
+    for (; table->from; table++) {
+        if (!lm_str_eq(from, lm_str_of(table->from))) continue;
+        LM_ASSERT(*n < LM_TARGETS);
+        lm_target *t = &out[(*n)++];
+        if (layer)
+            snprintf(t->module, sizeof t->module, "%s.%u.%s", layer, block, table->to);
+        else
+            snprintf(t->module, sizeof t->module, "%s", table->to);
+        t->portion = table->portion;
+    }
+}
+
+lm_status lm_family_targets(const lm_family *f, lm_str tensor, lm_target out[LM_TARGETS], uint32_t *n,
+                            lm_err *err) {
     lm_str stem = tensor, rest;
+    const char *suffix = "";
     uint32_t block = 0;
-    memset(out, 0, sizeof *out);
-    if (lm_str_ends(tensor, LM_STR(".weight"))) {
-        out->suffix = ".weight";
-        stem.len -= 7;
-    } else if (lm_str_ends(tensor, LM_STR(".bias"))) {
-        out->suffix = ".bias";
-        stem.len -= 5;
-    } else if (!lm_str_starts(tensor, LM_STR("v.")) && !lm_str_starts(tensor, LM_STR("mm."))) {
-        return no_place(tensor, err);
+    int32_t expert = -1;
+    char stacked[32];
+    memset(out, 0, LM_TARGETS * sizeof *out);
+    *n = 0;
+    if (lm_str_ends(tensor, LM_STR(".weight")))
+        suffix = ".weight";
+    else if (lm_str_ends(tensor, LM_STR(".bias")))
+        suffix = ".bias";
+    stem.len -= strlen(suffix);
+    if (left_out(stem)) return LM_OK;
+    if (block_of(stem, &block, &rest)) {
+        if (lm_str_eq(rest, LM_STR("rope_freqs")) || lm_str_eq(rest, LM_STR("attn_rot_embd")))
+            return LM_OK; /* per-block copies in old files */
+        if (f->experts) expert_of(&rest, stacked, &expert);
+        collect(f->renames, rest, f->layer, block, out, n);
+        if (!*n && !f->encoder) collect(common, rest, f->layer, block, out, n);
+    } else {
+        rest = stem;
+        collect(f->top, rest, NULL, 0, out, n);
     }
-    if (lm_str_eq(stem, LM_STR("rope_freqs")) || lm_str_eq(stem, LM_STR("rope_factors_long")) ||
-        lm_str_eq(stem, LM_STR("rope_factors_short"))) {
-        out->skip = true; /* config.json says the same */
-        return LM_OK;
+    for (uint32_t i = 0; i < *n; i++) {
+        bool bare = lm_str_ends(lm_str_of(out[i].module), LM_STR("self_attn.sinks"));
+        if (!suffix[0] && !bare) *n = 0; /* and so the loop ends */
+        out[i].suffix = bare ? "" : suffix;
+        out[i].expert = expert;
+        out[i].is_q = lm_str_eq(rest, LM_STR("attn_q"));
+        out[i].is_k = lm_str_eq(rest, LM_STR("attn_k"));
+        out[i].is_norm = lm_str_ends(rest, LM_STR("norm"));
     }
-    if (lm_str_starts(stem, LM_STR("v.")) || lm_str_starts(stem, LM_STR("mm."))) {
-        out->skip =
-            true; /* the eyes of a model that Ollama packs into one file: its text part is what is imported */
-        return LM_OK;
-    }
-    const char *to = renamed(f->top, stem);
-    if (to) {
-        snprintf(out->module, sizeof out->module, "%s", to);
-        out->is_norm = lm_str_eq(stem, LM_STR("output_norm"));
-        return LM_OK;
-    }
-    if (!block_of(stem, &block, &rest)) return no_place(tensor, err);
-    if (lm_str_eq(rest, LM_STR("rope_freqs")) || lm_str_eq(rest, LM_STR("attn_rot_embd"))) {
-        out->skip = true; /* per-block copies in old files */
-        return LM_OK;
-    }
-    to = renamed(f->renames, rest);
-    if (!to && !f->encoder) to = renamed(common, rest);
-    if (!to) return no_place(tensor, err);
-    snprintf(out->module, sizeof out->module, "%s.%u.%s", f->layer, block, to);
-    out->is_q = lm_str_eq(rest, LM_STR("attn_q"));
-    out->is_k = lm_str_eq(rest, LM_STR("attn_k"));
-    out->is_norm = lm_str_ends(rest, LM_STR("norm"));
-    if (strcmp(to, "self_attn.sinks") == 0) out->suffix = "";
-    return LM_OK;
+    return *n ? LM_OK : no_place(tensor, err);
 }

@@ -21,17 +21,30 @@
 
 /* ---- families (import_family.c) */
 
-/* One tensor: "blk.N.FROM.weight" becomes "LAYER.N.TO.weight", "FROM.weight" becomes "TO.weight". */
+/* Which rows of a tensor that holds several side by side make one of them. */
+typedef enum lm_portion {
+    LM_PORTION_ALL, /* all */
+    LM_PORTION_Q,   /* those of the query heads, then of the key heads, then of the value heads */
+    LM_PORTION_K,
+    LM_PORTION_V,
+    LM_PORTION_EVEN, /* 0, 2, 4 ... */
+    LM_PORTION_ODD,
+} lm_portion;
+
+/* One tensor: "blk.N.FROM.weight" becomes "LAYER.N.TO.weight", "FROM.weight" becomes "TO.weight". Several
+ * rows with one `from` cut it. */
 typedef struct lm_rename {
     const char *from, *to;
+    lm_portion portion;
 } lm_rename;
 
 typedef struct lm_family {
     const char *arch;         /* general.architecture */
     const char *model_type;   /* of config.json */
     const char *class_name;   /* "LlamaForCausalLM" */
+    const char *also;         /* another model_type that it becomes, by what the metadata says; NULL: none */
     const char *layer;        /* what a block is called: "model.layers" */
-    const lm_rename *top;     /* tensors of no block; ends with {NULL, NULL}, as the next */
+    const lm_rename *top;     /* tensors of no block; ends with a NULL, as the next */
     const lm_rename *renames; /* of a block; decoders: looked up before the common ones */
     bool permuted;            /* the converter to GGUF re-ordered the rows of q and k for interleaved rope */
     bool norms_plus_one;      /* the converter added 1 to norm weights; the model adds it again */
@@ -51,17 +64,21 @@ lm_status lm_family_for(lm_str arch, const char *model_type, const lm_family **o
  * 1) into pairs. heads 0: nothing was turned. */
 uint64_t lm_family_row(uint32_t heads, uint64_t r, uint64_t rows);
 
-/* Where a tensor goes: the MLX name without ".weight" or ".bias" in module, and that part in suffix
- * (".weight", ".bias",
- * "" for a bare parameter). skip: the file needs it for itself only (rope tables). LM_UNSUPPORTED: no place
- * for it. */
+/* Where a tensor, or a cut of it, goes: the MLX name without ".weight" or ".bias" in module, and that part in
+ * suffix (".weight", ".bias", "" for a bare parameter). */
 typedef struct lm_target {
     char module[160];
     const char *suffix;
-    bool skip;
+    lm_portion portion;
+    int32_t expert; /* module holds all experts, this is one of them; -1: it comes whole */
     bool is_q, is_k, is_norm;
 } lm_target;
-lm_status lm_family_target(const lm_family *f, lm_str tensor, lm_target *out, lm_err *err) LM_CHECKED;
+#define LM_TARGETS 3
+
+/* *n is 0 when the file needs the tensor for itself only (rope tables), or for what is not imported (eyes).
+ * LM_UNSUPPORTED: there is no place for it. */
+lm_status lm_family_targets(const lm_family *f, lm_str tensor, lm_target out[LM_TARGETS], uint32_t *n,
+                            lm_err *err) LM_CHECKED;
 
 /* ---- blocks (import_blocks.c, import_regrid.c) */
 

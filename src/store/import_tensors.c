@@ -11,6 +11,7 @@
 #define PIECE       (1u << 20) /* elements converted at a time, a whole row at least */
 #define ROW_MAX     (1u << 24) /* elements of a row, so that a piece stays bounded */
 #define TENSORS_MAX 65536
+#define SINGLES_MAX 8192        /* experts that come one by one; the largest model of that time has 1344 */
 #define DROP_EVERY  (64u << 20) /* bytes of source that may stay resident */
 
 typedef struct item {
@@ -20,7 +21,11 @@ typedef struct item {
     lm_form form;
     uint32_t heads; /* rows are put back into this many heads' order; 0: as they are */
     bool minus_one;
-    uint32_t out; /* index of the first of its specs: weight (, scales, biases) */
+    bool single;    /* one expert of several, each a tensor of its own */
+    uint64_t width; /* numbers that stay together: a row, or 1 where single ones are picked out of vectors */
+    uint64_t first, step, rows; /* of the source's rows: first, first + step ..., so many */
+    uint32_t out;               /* index of the first of its specs: weight (, scales, biases) */
+    uint64_t at;                /* numbers of the output before these */
 } item;
 
 struct lm_plan {
@@ -29,6 +34,8 @@ struct lm_plan {
     uint32_t n;
     lm_tensor_spec *specs; /* n_specs, at most three for an item */
     uint32_t n_specs;
+    uint32_t heads, kv_heads, head_dim, experts; /* of the metadata */
+    uint32_t singles;                            /* items of single experts */
 };
 
 static char *name_of(const char *module, const char *suffix) {
@@ -53,6 +60,87 @@ static bool exact_in_f16(const item *it) {
         if (lm_f16_to_f32(lm_f32_to_f16(f)) != f) return false;
     }
     return true;
+}
+
+static uint64_t row_bytes(const item *it) {
+    return it->source->row_bytes * it->width / it->source->dims[0];
+}
+
+static uint64_t bytes_of(const item *it) {
+    return it->rows * row_bytes(it);
+}
+
+/* Which of the source's rows the item takes; dims, outermost first, are the source's and become the item's.
+ */
+static lm_status choose_rows(const lm_plan *p, item *it, const lm_target *target, uint64_t *dims,
+                             uint32_t n_dims, lm_err *err) {
+    const lm_gguf_tensor *t = it->source;
+    bool vector = n_dims == 1 || (target->portion && strcmp(target->suffix, ".bias") == 0);
+    uint64_t *side = vector ? &dims[n_dims - 1] : &dims[n_dims - 2]; /* what is cut */
+    uint64_t q = (uint64_t)p->heads * p->head_dim, kv = (uint64_t)p->kv_heads * p->head_dim, all = *side;
+    it->width = vector && (target->portion || it->heads) ? 1 : t->dims[0];
+    it->step = 1;
+    it->rows = t->bytes / row_bytes(it);
+    if (target->portion == LM_PORTION_ALL) return LM_OK;
+    bool pairs = target->portion == LM_PORTION_EVEN || target->portion == LM_PORTION_ODD;
+    if (pairs ? all % 2 : all != q + 2 * kv || it->rows != all) {
+        return lm_fail(err, LM_CORRUPT, "tensor " LM_STR_FMT " has %llu rows, which can't be parted",
+                       LM_STR_ARG(t->name), (unsigned long long)all);
+    }
+    if (pairs) {
+        it->first = target->portion == LM_PORTION_ODD;
+        it->step = 2;
+        it->rows /= 2;
+        *side = all / 2;
+    } else {
+        it->first = target->portion == LM_PORTION_Q ? 0 : target->portion == LM_PORTION_K ? q : q + kv;
+        it->rows = *side = target->portion == LM_PORTION_Q ? q : kv;
+    }
+    return LM_OK;
+}
+
+static void add_specs(lm_plan *p, item *it, const lm_target *target, uint32_t n_dims, const uint64_t *dims) {
+    uint64_t own[4];
+    it->out = p->n_specs;
+    it->name = name_of(target->module, target->suffix);
+    if (it->form.quant.kind == LM_QUANT_NONE) {
+        add_spec(p, it->name, it->form.dtype, n_dims, dims);
+        return;
+    }
+    memcpy(own, dims, n_dims * sizeof *dims);
+    own[n_dims - 1] = dims[n_dims - 1] * it->form.quant.bits / 32;
+    add_spec(p, it->name, LM_U32, n_dims, own);
+    own[n_dims - 1] = dims[n_dims - 1] / 32;
+    add_spec(p, name_of(target->module, ".scales"), it->form.dtype, n_dims, own);
+    if (it->form.quant.kind == LM_QUANT_AFFINE) {
+        add_spec(p, name_of(target->module, ".biases"), it->form.dtype, n_dims, own);
+    }
+}
+
+/* The first that came makes room for all; the others must be like it. */
+static lm_status place_single(lm_plan *p, item *it, const lm_target *target, uint64_t *dims, lm_err *err) {
+    const lm_gguf_tensor *t = it->source;
+    if (++p->singles > SINGLES_MAX || p->experts > SINGLES_MAX || (uint32_t)target->expert >= p->experts ||
+        t->n_dims != 2 || strcmp(target->suffix, ".weight") != 0) {
+        return lm_fail(err, LM_CORRUPT, "tensor " LM_STR_FMT " is none of the %u experts of its layer",
+                       LM_STR_ARG(t->name), p->experts);
+    }
+    it->single = true;
+    it->at = (uint64_t)target->expert * dims[0] * dims[1];
+    for (item *other = p->items; other < it; other++) {
+        if (!other->single || strcmp(other->module, it->module) != 0) continue;
+        if (memcmp(other->source->dims, t->dims, sizeof t->dims) != 0 || other->source->type != t->type) {
+            return lm_fail(err, LM_UNSUPPORTED,
+                           "the experts " LM_STR_FMT " and " LM_STR_FMT " differ in shape or type",
+                           LM_STR_ARG(other->source->name), LM_STR_ARG(t->name));
+        }
+        it->out = other->out;
+        it->name = other->name;
+        return LM_OK;
+    }
+    uint64_t stacked[3] = {p->experts, dims[0], dims[1]};
+    add_specs(p, it, target, 3, stacked);
+    return LM_OK;
 }
 
 static lm_status plan_item(lm_plan *p, item *it, const lm_target *target, lm_err *err) {
@@ -86,61 +174,90 @@ static lm_status plan_item(lm_plan *p, item *it, const lm_target *target, lm_err
                        lm_ggml_name(t->type));
     }
     if (t->type == LM_GGML_F32 && n_dims == 1 && exact_in_f16(it)) it->form.dtype = LM_F16;
-
     memcpy(it->module, target->module, sizeof it->module);
-    it->out = p->n_specs;
-    it->name = name_of(target->module, target->suffix);
-    if (!quantised) {
-        add_spec(p, it->name, it->form.dtype, n_dims, dims);
-        return LM_OK;
+    lm_status st = choose_rows(p, it, target, dims, n_dims, err);
+    if (st != LM_OK) return st;
+    if (target->expert >= 0) return place_single(p, it, target, dims, err);
+    add_specs(p, it, target, n_dims, dims);
+    return LM_OK;
+}
+
+/* What tells heads and experts apart. Not every family needs each of them. */
+static lm_status read_heads(lm_plan *p, const lm_family *f, lm_err *err) {
+    char key[128];
+    const struct {
+        const char *key;
+        uint32_t *out;
+    } keys[] = {{"attention.head_count", &p->heads},
+                {"attention.head_count_kv", &p->kv_heads},
+                {"attention.key_length", &p->head_dim},
+                {"expert_count", &p->experts}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        snprintf(key, sizeof key, "%s.%s", f->arch, keys[i].key);
+        lm_status st = lm_gguf_u32(p->gguf, key, keys[i].out, err);
+        if (st != LM_OK) return st;
+        if (i == 0) p->kv_heads = p->heads;
     }
-    uint64_t cols = dims[n_dims - 1];
-    dims[n_dims - 1] = cols * it->form.quant.bits / 32;
-    add_spec(p, it->name, LM_U32, n_dims, dims);
-    dims[n_dims - 1] = cols / 32;
-    add_spec(p, name_of(target->module, ".scales"), it->form.dtype, n_dims, dims);
-    if (it->form.quant.kind == LM_QUANT_AFFINE) {
-        add_spec(p, name_of(target->module, ".biases"), it->form.dtype, n_dims, dims);
+    if (f->permuted && (p->heads == 0 || p->kv_heads == 0 || p->heads > 65536 || p->kv_heads > 65536)) {
+        return lm_fail(err, LM_CORRUPT, "the metadata names no sensible number of attention heads");
     }
     return LM_OK;
 }
 
-/* The heads that q and k rows belong to. Only families that were permuted need them. */
-static lm_status read_heads(const lm_gguf *g, const lm_family *f, uint32_t *q, uint32_t *k, lm_err *err) {
-    char key[128];
-    if (!f->permuted) return LM_OK;
-    snprintf(key, sizeof key, "%s.attention.head_count", f->arch);
-    lm_status st = lm_gguf_u32(g, key, q, err);
-    *k = *q;
-    snprintf(key, sizeof key, "%s.attention.head_count_kv", f->arch);
-    if (st == LM_OK) st = lm_gguf_u32(g, key, k, err);
-    if (st == LM_OK && (*q == 0 || *k == 0 || *q > 65536 || *k > 65536)) {
-        st = lm_fail(err, LM_CORRUPT, "the metadata names no sensible number of attention heads");
+static lm_status plan_tensor(lm_plan *p, const lm_family *f, const lm_gguf_tensor *t, lm_err *err) {
+    lm_target targets[LM_TARGETS];
+    uint32_t n = 0;
+    lm_status st = lm_family_targets(f, t->name, targets, &n, err);
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
+        item *it = &p->items[p->n++];
+        it->source = t;
+        if (f->permuted) it->heads = targets[i].is_q ? p->heads : targets[i].is_k ? p->kv_heads : 0;
+        it->minus_one = targets[i].is_norm && f->norms_plus_one;
+        st = plan_item(p, it, &targets[i], err);
     }
+    return st;
+}
+
+static int by_name(const void *a, const void *b) {
+    const lm_tensor_spec *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+/* Nothing is there twice (some tensors have two names in GGUF), and no expert is missing. */
+static lm_status check_whole(const lm_plan *p, lm_err *err) {
+    const lm_tensor_spec **sorted = lm_try_alloc(p->n_specs + 1, sizeof *sorted);
+    lm_status st = sorted ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", p->n_specs);
+    for (uint32_t i = 0; i < p->n_specs && sorted; i++) sorted[i] = &p->specs[i];
+    if (sorted && p->n_specs) qsort(sorted, p->n_specs, sizeof *sorted, by_name);
+    for (uint32_t i = 1; i < p->n_specs && st == LM_OK; i++) {
+        if (strcmp(sorted[i]->name, sorted[i - 1]->name) == 0)
+            st = lm_fail(err, LM_CORRUPT, "two tensors of the file are %s", sorted[i]->name);
+    }
+    free(sorted);
+    uint16_t *there = lm_try_alloc(p->n_specs + 1, sizeof *there); /* single experts of each output */
+    if (st == LM_OK && !there) st = lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", p->n_specs);
+    for (uint32_t i = 0; i < p->n && st == LM_OK; i++) there[p->items[i].out] += p->items[i].single;
+    for (uint32_t i = 0; i < p->n_specs && st == LM_OK; i++) {
+        if (there[i] && there[i] != p->experts)
+            st = lm_fail(err, LM_CORRUPT, "the file has %u of the %u experts of %s", there[i], p->experts,
+                         p->specs[i].name);
+    }
+    free(there);
     return st;
 }
 
 lm_status lm_plan_open(lm_plan **out, const lm_gguf *g, const lm_family *f, lm_err *err) {
     lm_plan *p = lm_alloc(sizeof *p);
-    uint32_t n = lm_gguf_count(g), q_heads = 0, k_heads = 0;
+    uint32_t n = lm_gguf_count(g);
     p->gguf = g;
-    p->items = lm_try_alloc(n + 1, sizeof *p->items);
-    p->specs = lm_try_alloc(3 * (size_t)n + 1, sizeof *p->specs);
+    p->items = lm_try_alloc(LM_TARGETS * (size_t)n + 1, sizeof *p->items);
+    p->specs = lm_try_alloc(3 * LM_TARGETS * (size_t)n + 1, sizeof *p->specs);
     lm_status st = p->items && p->specs ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", n);
     if (st == LM_OK && n > TENSORS_MAX)
         st = lm_fail(err, LM_UNSUPPORTED, "%u tensors are more than any known model has", n);
-    if (st == LM_OK) st = read_heads(g, f, &q_heads, &k_heads, err);
-    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
-        item *it = &p->items[p->n];
-        lm_target target;
-        it->source = lm_gguf_tensor_at(g, i);
-        st = lm_family_target(f, it->source->name, &target, err);
-        if (st != LM_OK || target.skip) continue;
-        it->heads = target.is_q ? q_heads : target.is_k ? k_heads : 0;
-        it->minus_one = target.is_norm && f->norms_plus_one;
-        p->n++;
-        st = plan_item(p, it, &target, err);
-    }
+    if (st == LM_OK) st = read_heads(p, f, err);
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) st = plan_tensor(p, f, lm_gguf_tensor_at(g, i), err);
+    if (st == LM_OK) st = check_whole(p, err);
     if (st == LM_OK && !lm_gguf_find(g, "token_embd.weight")) {
         st = lm_fail(err, LM_CORRUPT, "the file holds no token_embd.weight: not a whole language model");
     }
@@ -188,7 +305,7 @@ json_t *lm_plan_quantization(const lm_plan *p) {
     for (uint32_t i = 0; i < p->n; i++) {
         lm_quant_spec q = p->items[i].form.quant;
         if (q.kind == LM_QUANT_NONE) continue;
-        sums[q.kind][q.bits] += p->items[i].source->bytes;
+        sums[q.kind][q.bits] += bytes_of(&p->items[i]);
         if (sums[q.kind][q.bits] > most) { /* the form of most bytes is the rule, others are named */
             most = sums[q.kind][q.bits];
             usual = q;
@@ -238,6 +355,7 @@ static lm_status copy_numbers(const item *it, const uint8_t *src, uint64_t n, ui
 
 static lm_status put_piece(job *j, const item *it, uint64_t at, uint64_t n, lm_err *err) {
     lm_quant_spec q = it->form.quant;
+    at += it->at;
     uint32_t size = lm_dtype_size(it->form.dtype);
     if (q.kind == LM_QUANT_NONE) return lm_writer_put(j->writer, it->out, at * size, j->codes, n * size, err);
     lm_status st = lm_writer_put(j->writer, it->out, at * q.bits / 8, j->codes, n * q.bits / 8, err);
@@ -275,20 +393,17 @@ static lm_status report(job *j, uint64_t bytes, lm_err *err) {
     return LM_OK;
 }
 
-/* A vector counts as a column here, so that heads permute its elements. */
 static lm_status write_item(job *j, const item *it, lm_err *err) {
     const lm_gguf_tensor *t = it->source;
-    uint64_t cols = t->n_dims > 1 || !it->heads ? t->dims[0] : 1;
-    uint64_t row_bytes = cols == t->dims[0] ? t->row_bytes : t->row_bytes / t->dims[0];
-    uint64_t rows = t->bytes / row_bytes;
+    uint64_t cols = it->width, rows = it->rows, size = row_bytes(it);
     uint64_t fill = 0, first = 0;
     for (uint64_t r = 0; r < rows; r++) {
-        lm_status st =
-            convert(j, it, t->data + lm_family_row(it->heads, r, rows) * row_bytes, cols, fill, err);
+        const uint8_t *src = t->data + (it->first + it->step * lm_family_row(it->heads, r, rows)) * size;
+        lm_status st = convert(j, it, src, cols, fill, err);
         fill += cols;
         if (st == LM_OK && (fill + cols > j->room || r + 1 == rows)) {
             st = put_piece(j, it, first, fill, err);
-            if (st == LM_OK) st = report(j, fill / cols * row_bytes, err);
+            if (st == LM_OK) st = report(j, fill / cols * size, err);
             first += fill;
             fill = 0;
         }
@@ -301,8 +416,8 @@ lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *p
                         lm_err *err) {
     job j = {.plan = p, .progress = progress, .ctx = ctx, .room = PIECE};
     for (uint32_t i = 0; i < p->n; i++) {
-        j.total += p->items[i].source->bytes;
-        if (p->items[i].source->dims[0] > j.room) j.room = p->items[i].source->dims[0];
+        j.total += bytes_of(&p->items[i]);
+        if (p->items[i].width > j.room) j.room = p->items[i].width;
     }
     lm_status st = lm_writer_open(&j.writer, path, p->specs, p->n_specs, err);
     if (st != LM_OK) return st;

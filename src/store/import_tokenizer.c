@@ -10,8 +10,9 @@
 #include "base/file.h"
 #include "base/json.h"
 
-#define JSON_MAX     (512u << 20) /* bytes of tokenizer.json; the largest real ones have 35 MB */
-#define TEMPLATE_MAX (4u << 20)
+#define JSON_MAX      (512u << 20) /* bytes of tokenizer.json; the largest real ones have 35 MB */
+#define TEMPLATE_MAX  (4u << 20)
+#define TEMPLATES_MAX 16
 
 lm_status lm_tokenizer_read_adds(const lm_gguf *g, lm_vocab *v, lm_err *err) {
     lm_status st = lm_gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos, err);
@@ -140,9 +141,27 @@ static void write_splits(lm_buf *b, const lm_pretokens *pre) {
                    "false}]},\n");
 }
 
+/* Ollama's converter knows few pre-tokenizers by name and calls the others "default" or nothing; it reads
+ * these architectures, which have one each, by their own. */
+static lm_status pretokens_of(const lm_gguf *g, lm_str *name, lm_err *err) {
+    static const char *const own[][2] = {
+        {"gptoss", "gpt-4o"}, {"gpt-oss", "gpt-4o"},  {"mistral3", "tekken"}, {"qwen2", "qwen2"},
+        {"qwen3", "qwen2"},   {"qwen3moe", "qwen2"},  {"qwen2vl", "qwen2"},   {"qwen25vl", "qwen2"},
+        {"qwen3vl", "qwen2"}, {"qwen3vlmoe", "qwen2"}};
+    lm_str arch = {NULL, 0};
+    lm_status st = lm_gguf_str(g, "general.architecture", &arch, err);
+    if (st == LM_OK) st = lm_gguf_str(g, "tokenizer.ggml.pre", name, err);
+    if (st != LM_OK || (name->len && !lm_str_eq(*name, LM_STR("default")))) return st;
+    *name = LM_STR("default");
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        if (lm_str_eq(arch, lm_str_of(own[i][0]))) *name = lm_str_of(own[i][1]);
+    }
+    return LM_OK;
+}
+
 static lm_status write_byte_level(lm_buf *b, const lm_gguf *g, lm_vocab *v, lm_err *err) {
-    lm_str name = LM_STR("default");
-    lm_status st = lm_gguf_str(g, "tokenizer.ggml.pre", &name, err);
+    lm_str name = {NULL, 0};
+    lm_status st = pretokens_of(g, &name, err);
     if (st != LM_OK) return st;
     const lm_pretokens *pre = lm_pretokens_find(name);
     if (!pre) {
@@ -222,11 +241,62 @@ static void set_token(json_t *o, const char *key, const lm_vocab *v, int32_t id)
     if (id >= 0) json_object_set_new(o, key, json_stringn(v->tokens[id].ptr, v->tokens[id].len));
 }
 
+static lm_status read_template(const lm_gguf *g, const char *key, lm_str *out, lm_err *err) {
+    lm_status st = lm_gguf_str(g, key, out, err);
+    if (st == LM_OK && out->len > TEMPLATE_MAX)
+        st = lm_fail(err, LM_CORRUPT, "the chat template has %zu bytes", out->len);
+    return st;
+}
+
+/* A letter, a digit, - or _. */
+static bool plain_name(lm_str s) {
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.ptr[i], lower = (char)(c | 0x20);
+        if (!((lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_')) return false;
+    }
+    return s.len > 0 && s.len <= 40;
+}
+
+/* Further templates by name ("tool_use", "rag"): tokenizer_config.json then holds a list of all. */
+static lm_status add_templates(const lm_gguf *g, lm_str chat, json_t *config, lm_err *err) {
+    lm_str *names = NULL;
+    uint32_t n = 0;
+    lm_status st = lm_gguf_strs(g, "tokenizer.chat_templates", &names, &n, err);
+    if (st == LM_OK && n > TEMPLATES_MAX)
+        st = lm_fail(err, LM_CORRUPT, "tokenizer.chat_templates names %u templates", n);
+    json_t *list = json_array();
+    if (chat.len) {
+        json_t *text = json_stringn(chat.ptr, chat.len);
+        json_array_append_new(list, json_pack("{s:s, s:o}", "name", "default", "template", text));
+    }
+    for (uint32_t i = 0; i < n && st == LM_OK; i++) {
+        char key[80];
+        lm_str text = {NULL, 0};
+        if (!plain_name(names[i])) {
+            st = lm_fail(err, LM_CORRUPT, "tokenizer.chat_templates: name %u is none", i);
+            break;
+        }
+        snprintf(key, sizeof key, "tokenizer.chat_template." LM_STR_FMT, LM_STR_ARG(names[i]));
+        st = read_template(g, key, &text, err);
+        if (st == LM_OK && text.len) {
+            json_array_append_new(list,
+                                  json_pack("{s:o, s:o}", "name", json_stringn(names[i].ptr, names[i].len),
+                                            "template", json_stringn(text.ptr, text.len)));
+        }
+    }
+    if (n)
+        json_object_set(config, "chat_template", list);
+    else if (chat.len)
+        json_object_set_new(config, "chat_template", json_stringn(chat.ptr, chat.len));
+    json_decref(list);
+    free(names);
+    return st;
+}
+
 static lm_status write_settings(const lm_gguf *g, const lm_vocab *v, const char *dir, lm_err *err) {
     lm_str chat = {NULL, 0};
-    lm_status st = lm_gguf_str(g, "tokenizer.chat_template", &chat, err);
+    lm_status st = read_template(g, "tokenizer.chat_template", &chat, err);
     if (st != LM_OK) return st;
-    if (chat.len > TEMPLATE_MAX) return lm_fail(err, LM_CORRUPT, "the chat template has %zu bytes", chat.len);
 
     json_t *map = json_object();
     if (v->kind != LM_VOCAB_WORDPIECE) set_token(map, "bos_token", v, v->bos);
@@ -241,8 +311,8 @@ static lm_status write_settings(const lm_gguf *g, const lm_vocab *v, const char 
     json_object_set_new(config, "add_bos_token", json_boolean(v->add_bos));
     json_object_set_new(config, "add_eos_token", json_boolean(v->add_eos));
     json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
-    if (chat.len) json_object_set_new(config, "chat_template", json_stringn(chat.ptr, chat.len));
-    st = lm_import_json(map, dir, "special_tokens_map.json", err);
+    st = add_templates(g, chat, config, err);
+    if (st == LM_OK) st = lm_import_json(map, dir, "special_tokens_map.json", err);
     if (st == LM_OK) st = lm_import_json(config, dir, "tokenizer_config.json", err);
     json_decref(config);
     json_decref(map);

@@ -64,13 +64,43 @@ static void add_stop(lm_vocab *v, int32_t id) {
     v->stops[v->n_stops++] = id;
 }
 
-/* eos, the ends of a turn and of a message; then the tokens that end a turn in every chat format that has
- * them, because files made of a base model's tokenizer name only the end of the text. */
+/* eos, the ends of a turn and of a message, and what follows a filled gap in the middle of code; then the
+ * tokens that end a turn in every chat format that has them, because files made of a base model's tokenizer
+ * name only the end of the text. The names are llama.cpp's. */
+static const char *const stop_keys[] = {
+    "tokenizer.ggml.eot_token_id",     "tokenizer.ggml.eom_token_id",     "tokenizer.ggml.fim_pad_token_id",
+    "tokenizer.ggml.fim_rep_token_id", "tokenizer.ggml.fim_sep_token_id",
+};
+static const char *const stop_names[] = {
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "</s>",
+    "<end_of_utterance>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+};
+
+static bool has_token(const lm_vocab *v, const char *name) {
+    return lm_vocab_find(v, lm_str_of(name)) >= 0;
+}
+
 static lm_status read_stops(const lm_gguf *g, lm_vocab *v, lm_err *err) {
-    static const char *const keys[] = {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
-    static const char *const ends[] = {
-        "<|eot_id|>",      "<|im_end|>", "<|end|>",  "<end_of_turn>", "<|endoftext|>",        "<|eom_id|>",
-        "<|end_of_text|>", "<|return|>", "<|call|>", "<EOT>",         "<|END_OF_TURN_TOKEN|>"};
     int32_t *more = NULL; /* Ollama's own list */
     uint32_t n_more = 0;
     add_stop(v, v->eos);
@@ -80,18 +110,20 @@ static lm_status read_stops(const lm_gguf *g, lm_vocab *v, lm_err *err) {
         if (more[i] >= 0 && (uint32_t)more[i] < v->n) add_stop(v, more[i]);
     }
     free(more);
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof stop_keys / sizeof *stop_keys; i++) {
         int32_t id;
-        st = read_id(g, keys[i], v, &id, err);
+        st = read_id(g, stop_keys[i], v, &id, err);
         if (st != LM_OK) return st;
         add_stop(v, id);
     }
     /* In gpt-oss's format <|end|> ends a message of several; the turn ends with <|return|> or <|call|>. */
-    bool harmony = lm_vocab_find(v, LM_STR("<|return|>")) >= 0 && lm_vocab_find(v, LM_STR("<|call|>")) >= 0;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
-        int32_t id = lm_vocab_find(v, lm_str_of(ends[i]));
+    bool harmony = has_token(v, "<|return|>") && has_token(v, "<|call|>");
+    bool solar = has_token(v, "<|calls|>") && has_token(v, "<|flush|>");
+    for (size_t i = 0; i < sizeof stop_names / sizeof *stop_names; i++) {
+        int32_t id = lm_vocab_find(v, lm_str_of(stop_names[i]));
         if (id < 0 || (v->types[id] != LM_TOKEN_CONTROL && v->types[id] != LM_TOKEN_USER)) continue;
-        if (!harmony || strcmp(ends[i], "<|end|>") != 0) add_stop(v, id);
+        if ((harmony || solar) && strcmp(stop_names[i], "<|end|>") == 0) continue;
+        add_stop(v, id);
     }
     return LM_OK;
 }
@@ -153,8 +185,13 @@ static lm_status read_ids(const lm_gguf *g, lm_vocab *v, lm_err *err) {
 }
 
 /* An encoder's text stands between [CLS] and [SEP], or what takes their places: old files call them bos and
- * eos, or leave them to the architecture. */
+ * eos, or leave them to the architecture, as SentencePiece's do with its first three. */
 static void name_ends(lm_vocab *v) {
+    if (v->kind == LM_VOCAB_SPM && v->n > 2) {
+        if (v->unk < 0 && v->types[0] == LM_TOKEN_UNKNOWN) v->unk = 0;
+        if (v->bos < 0 && v->types[1] == LM_TOKEN_CONTROL) v->bos = 1;
+        if (v->eos < 0 && v->types[2] == LM_TOKEN_CONTROL) v->eos = 2;
+    }
     if (v->kind == LM_VOCAB_WORDPIECE) {
         if (v->unk < 0) v->unk = lm_vocab_find(v, LM_STR("[UNK]"));
         if (v->pad < 0) v->pad = lm_vocab_find(v, LM_STR("[PAD]"));

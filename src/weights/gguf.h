@@ -21,6 +21,7 @@ typedef enum lm_ggml_type {
     LM_GGML_F16 = 1,
     LM_GGML_Q4_0 = 2,
     LM_GGML_Q4_1 = 3,
+    LM_GGML_MXFP4_PLAIN = 4, /* Ollama's first gpt-oss: MXFP4 with the nibbles in their order */
     LM_GGML_Q5_0 = 6,
     LM_GGML_Q5_1 = 7,
     LM_GGML_Q8_0 = 8,
