@@ -16,6 +16,26 @@ static void check(const lm_listing *l) {
     }
 }
 
+/* What is said to who sends something: addresses that can be asked, headers of one line each. */
+static void push(lm_str text) {
+    lm_remote f = {.digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", .size = 10};
+    lm_remote *files[] = {&f};
+    lm_lfs l;
+    lm_challenge c;
+    lm_ssh_key key;
+    lm_err err = {0};
+    if (lm_lfs_parse(text, "https://hub/", files, 1, &l, &err) == LM_OK) {
+        if (l.href && strncmp(l.href, "https://", 8)) abort();
+        for (uint32_t i = 0; i < l.n_headers; i++)
+            if (!strstr(l.headers[i], ": ") || strpbrk(l.headers[i], "\r\n")) abort();
+        for (uint32_t i = 0; i < l.n_parts; i++)
+            if (strncmp(l.parts[i], "https://", 8)) abort();
+        lm_lfs_release(&l);
+    }
+    if (lm_challenge_parse(text, &c) && (!c.realm[0] || strpbrk(c.realm, "\r\n"))) abort();
+    if (lm_ssh_key_parse(text, &key, &err) == LM_OK && text.len < 300) abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     lm_str text = {(const char *)data, size};
     lm_listing l = {0};
@@ -37,5 +57,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(&l);
         lm_listing_release(&l);
     }
+    push(text);
     return 0;
 }

@@ -1,5 +1,4 @@
-/* Changing what there is: copy, delete; and push and the account, which need a network that this
- * server does not use. */
+/* Changing what there is: copy, delete; and the account, which this server does not use. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,18 +98,6 @@ void ollama_delete(lm_call *call) {
 }
 
 /* ---- what is not on this machine */
-
-void ollama_push(lm_call *call) {
-    ollama_remote r;
-    char text[400];
-    if (!ollama_remote_read(call, "PushRequest", &r)) return;
-    snprintf(text, sizeof text,
-             "this build cannot upload models: '%.100s' stays on this machine; publish its directory with "
-             "hf upload",
-             r.model);
-    ollama_progress_refuse(&r.progress, text);
-    ollama_remote_release(&r);
-}
 
 /* There are no accounts here, so nobody is signed in. */
 void ollama_me(lm_call *call) {

@@ -1,4 +1,4 @@
-/* /api/pull: the hub's work (hub/), told as Ollama tells it. */
+/* /api/pull and /api/push: the hub's work (hub/), told as Ollama tells it. */
 #include <stdlib.h>
 
 #include "api/ollama.h"
@@ -39,8 +39,12 @@ static void tell_status(void *ctx, const char *text) {
     ollama_progress_status(ctx, text);
 }
 
-static void tell_bytes(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
-    ollama_progress_layer(ctx, digest, total, completed);
+static void tell_pulled(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
+    ollama_progress_layer(ctx, "pulling", digest, total, completed);
+}
+
+static void tell_pushed(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
+    ollama_progress_layer(ctx, "pushing", digest, total, completed);
 }
 
 static bool goes_on(void *ctx) {
@@ -52,10 +56,29 @@ lm_status ollama_pull_model(ollama_progress *p, const char *name, bool insecure,
     lm_pull pull = {.name = name,
                     .insecure = insecure,
                     .status = tell_status,
-                    .bytes = tell_bytes,
+                    .bytes = tell_pulled,
                     .go_on = goes_on,
                     .ctx = p};
     return lm_hub_pull(p->call->api->config.store, &pull, err);
+}
+
+static lm_status push_model(ollama_progress *p, const char *name, bool insecure, lm_err *err) {
+    lm_pull push = {.name = name,
+                    .insecure = insecure,
+                    .status = tell_status,
+                    .bytes = tell_pushed,
+                    .go_on = goes_on,
+                    .ctx = p};
+    return lm_hub_push(p->call->api->config.store, &push, err);
+}
+
+static void end(ollama_remote *r, lm_status st, const char *text) {
+    if (st == LM_OK || st == LM_CANCELLED)
+        ollama_progress_end(&r->progress, st, text);
+    else
+        ollama_progress_refuse(&r->progress, text);
+    ollama_remote_release(r);
+    free(r);
 }
 
 static void run_pull(lm_call *call, void *arg) {
@@ -63,24 +86,35 @@ static void run_pull(lm_call *call, void *arg) {
     lm_err err = {0};
     (void)call;
     lm_status st = ollama_pull_model(&r->progress, r->model, r->insecure, &err);
-    if (st == LM_OK || st == LM_CANCELLED)
-        ollama_progress_end(&r->progress, st, err.text);
-    else
-        ollama_progress_refuse(&r->progress, err.text);
+    end(r, st, err.text);
+}
+
+static void run_push(lm_call *call, void *arg) {
+    ollama_remote *r = arg;
+    lm_err err = {0};
+    (void)call;
+    lm_status st = push_model(&r->progress, r->model, r->insecure, &err);
+    end(r, st, err.text);
+}
+
+static void begin(lm_call *call, const char *type, void (*run)(lm_call *call, void *arg)) {
+    ollama_remote *r = lm_alloc(sizeof *r);
+    lm_err err = {0};
+    if (!ollama_remote_read(call, type, r)) {
+        free(r);
+        return;
+    }
+    lm_status st = lm_call_detach(call, run, r, &err);
+    if (st == LM_OK) return;
+    ollama_error(call, st, err.text);
     ollama_remote_release(r);
     free(r);
 }
 
 void ollama_pull(lm_call *call) {
-    ollama_remote *r = lm_alloc(sizeof *r);
-    lm_err err = {0};
-    if (!ollama_remote_read(call, "PullRequest", r)) {
-        free(r);
-        return;
-    }
-    lm_status st = lm_call_detach(call, run_pull, r, &err);
-    if (st == LM_OK) return;
-    ollama_error(call, st, err.text);
-    ollama_remote_release(r);
-    free(r);
+    begin(call, "PullRequest", run_pull);
+}
+
+void ollama_push(lm_call *call) {
+    begin(call, "PushRequest", run_push);
 }

@@ -48,11 +48,12 @@ bool ollama_progress_bytes(void *ctx, uint64_t done, uint64_t total) {
     return true;
 }
 
-void ollama_progress_layer(ollama_progress *p, const char *digest, uint64_t total, uint64_t completed) {
+void ollama_progress_layer(ollama_progress *p, const char *doing, const char *digest, uint64_t total,
+                           uint64_t completed) {
     if (!p->stream) return;
     lm_buf b;
     lm_buf_init(&b, MAX_LINE);
-    lm_buf_printf(&b, "{\"status\":\"pulling %.12s\",\"digest\":\"%s\",\"total\":%llu", digest + 7, digest,
+    lm_buf_printf(&b, "{\"status\":\"%s %.12s\",\"digest\":\"%s\",\"total\":%llu", doing, digest + 7, digest,
                   (unsigned long long)total);
     if (completed) lm_buf_printf(&b, ",\"completed\":%llu", (unsigned long long)completed);
     lm_buf_text(&b, "}\n");

@@ -18,8 +18,9 @@ void ollama_progress_status(ollama_progress *p, const char *status);
 /* An lm_store_progress with ctx = ollama_progress: ten lines a second at most. False: the client has gone, or
  * the server is on its way out. */
 bool ollama_progress_bytes(void *ctx, uint64_t done, uint64_t total);
-/* A layer on its way: "pulling 0123456789ab". */
-void ollama_progress_layer(ollama_progress *p, const char *digest, uint64_t total, uint64_t completed);
+/* A layer on its way: "pulling 0123456789ab", or as doing says. */
+void ollama_progress_layer(ollama_progress *p, const char *doing, const char *digest, uint64_t total,
+                           uint64_t completed);
 /* The end: "success", or the error. */
 void ollama_progress_end(ollama_progress *p, lm_status st, const char *text);
 /* As Ollama's pull and push fail: 200 and a line that says so; 500 without stream. */

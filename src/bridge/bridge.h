@@ -1,4 +1,4 @@
-/* bridge.h - the parts of the program mlx-ollama-bridge: its configuration, its three commands. Private to
+/* bridge.h - the parts of the program mlx-ollama-bridge: its configuration, its commands. Private to
  * it. */
 #ifndef LM_BRIDGE_H
 #define LM_BRIDGE_H
@@ -19,9 +19,9 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
               */
 
 typedef struct bridge_config {
-    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
-    const char *file, *name; /* of import; name NULL: from the file's; of pull: name */
-    bool insecure;           /* of pull */
+    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_PUSH, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
+    const char *file, *name; /* of import; name NULL: from the file's; of pull and push: name */
+    bool insecure;           /* of pull and push */
     char host[256];
     uint16_t port;
     const char *models; /* the own store, NULL: ~/.mlx-ollama/models */
@@ -31,7 +31,7 @@ typedef struct bridge_config {
     enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
     uint32_t device_index;                               /* which GPU, from 0 */
     lm_kv_type kv_type;
-    bool json;                /* output of BRIDGE_DEVICES */
+    bool json;                /* output of BRIDGE_DEVICES, of pull and push */
     const char *cpu_features; /* NULL: the best */
     uint32_t n_threads;       /* 0: all cores */
     uint32_t n_parallel, max_queue, max_models, default_ctx;
@@ -65,6 +65,7 @@ bool bridge_follows(const bridge_config *config); /* a rank above 0 */
 int bridge_follow(const bridge_config *config);
 int bridge_import(const bridge_config *config);
 int bridge_pull(const bridge_config *config);
+int bridge_push(const bridge_config *config);
 int bridge_list(const bridge_config *config);
 
 #endif

@@ -16,9 +16,10 @@ void bridge_usage(void) {
         "Usage: mlx-ollama-bridge [serve] [options]\n"
         "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
         "store\n"
-        "       mlx-ollama-bridge pull NAME [--insecure]    fetch a model from the Hugging Face hub or an "
-        "Ollama "
-        "registry\n"
+        "       mlx-ollama-bridge pull NAME [--insecure] [--json]   fetch a model from the Hugging Face hub "
+        "or "
+        "an Ollama registry\n"
+        "       mlx-ollama-bridge push NAME [--insecure] [--json]   send one there\n"
         "       mlx-ollama-bridge list                      the models on this disk\n"
         "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
         "\n"
@@ -50,7 +51,8 @@ void bridge_usage(void) {
         "  --distributed-port N first port of the connections between the processes (32323)\n"
         "  --threads N          threads for arithmetic (all cores)\n"
         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
-        "  --insecure           pull from a registry over http as well\n"
+        "  --insecure           pull from a registry, push to one over http as well\n"
+        "  --json               progress of pull and push as lines of JSON on standard output\n"
         "  --verbose            log more\n"
         "  --help, --version\n"
         "\n"
@@ -66,8 +68,9 @@ void bridge_usage(void) {
         "  OLLAMA_KV_CACHE_TYPE      as --kv-cache-type\n"
         "  OLLAMA_ORIGINS            further origins that browsers may call from, separated by commas\n"
         "  OLLAMA_DEBUG              1: as --verbose\n"
-        "  OLLAMA_MAX_TRANSFER_STREAMS  files that a pull fetches at a time (4)\n"
-        "  HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE  of pulls, as the Hugging Face tools have them\n"
+        "  OLLAMA_MAX_TRANSFER_STREAMS  files that a pull or a push has on the way at a time (4)\n"
+        "  HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE  of pulls and pushes, as the Hugging Face tools have them\n"
+        "  SSL_CERT_FILE, SSL_CERT_DIR  whom to trust over https, in place of the system's certificates\n"
         "  MLX_BRIDGE_SECRET         what all ranks of --distributed know, when mlx.launch starts them\n"
         "\n"
         "Exit codes: 0 ended as asked, 1 failed, 2 wrong usage, 3 the address cannot be listened on (port "
@@ -303,13 +306,14 @@ static lm_status take_command(bridge_config *c, int n, char **words, lm_err *err
         c->name = n == 3 ? words[2] : NULL;
         return LM_OK;
     }
-    if (!strcmp(words[0], "pull")) {
-        if (n != 2) return lm_fail(err, LM_INVALID, "pull needs a name: mlx-ollama-bridge pull NAME");
-        c->command = BRIDGE_PULL;
+    if (!strcmp(words[0], "pull") || !strcmp(words[0], "push")) {
+        if (n != 2)
+            return lm_fail(err, LM_INVALID, "%s needs a name: mlx-ollama-bridge %s NAME", words[0], words[0]);
+        c->command = !strcmp(words[0], "pull") ? BRIDGE_PULL : BRIDGE_PUSH;
         c->name = words[1];
         return LM_OK;
     }
-    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, import and list",
+    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, push, import and list",
                    words[0]);
 }
 

@@ -1,4 +1,5 @@
-/* pull.c - the command pull: a model from the hub or a registry into the own store, shown as it comes. */
+/* pull.c - the commands pull and push: a model from the hub or a registry into the own store, or the other
+ * way, shown as it comes or goes: a bar on a terminal, a line now and then in a file, or lines of JSON. */
 #include "bridge/bridge.h"
 
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "hub/hub.h"
 
 #define MAX_FILES 512
@@ -19,7 +21,9 @@ typedef struct layer {
 } layer;
 
 typedef struct shown {
+    const char *doing; /* "pulling" */
     bool terminal;
+    bool json;
     layer *layers; /* MAX_FILES */
     uint32_t n;
     uint64_t at_ns;   /* of the last line about bytes */
@@ -39,9 +43,23 @@ static void close_line(shown *p) {
     p->open = false;
 }
 
+/* {"KEY":TEXT}, as /api/pull has it */
+static void show_json(const char *key, const char *text) {
+    lm_buf b;
+    lm_buf_init(&b, 65536);
+    lm_json_write_string(&b, lm_str_of(text));
+    printf("{\"%s\":%s}\n", key, b.ptr);
+    fflush(stdout);
+    lm_buf_release(&b);
+}
+
 static void show_status(void *ctx, const char *text) {
-    close_line(ctx);
-    fprintf(stderr, "%s\n", text);
+    shown *p = ctx;
+    close_line(p);
+    if (p->json)
+        show_json("status", text);
+    else
+        fprintf(stderr, "%s\n", text);
 }
 
 static void show_sum(shown *p) {
@@ -61,7 +79,7 @@ static void show_sum(shown *p) {
         p->open = true;
         p->at_ns = now;
     } else if (!p->terminal && percent >= p->percent + 10) {
-        fprintf(stderr, "pulling %u %% of %.1f MB\n", percent, all);
+        fprintf(stderr, "%s %u %% of %.1f MB\n", p->doing, percent, all);
         p->percent = percent - percent % 10;
     }
 }
@@ -69,6 +87,12 @@ static void show_sum(shown *p) {
 static void show_bytes(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
     shown *p = ctx;
     uint32_t i = 0;
+    if (p->json) {
+        printf("{\"status\":\"%s %.12s\",\"digest\":\"%s\",\"total\":%llu,\"completed\":%llu}\n", p->doing,
+               digest + 7, digest, (unsigned long long)total, (unsigned long long)completed);
+        fflush(stdout);
+        return;
+    }
     while (i < p->n && strncmp(p->layers[i].hex, digest + 7, 12)) i++;
     if (i == MAX_FILES) return;
     if (i == p->n) {
@@ -84,10 +108,15 @@ static bool goes_on(void *ctx) {
     return !interrupted;
 }
 
-int bridge_pull(const bridge_config *c) {
+typedef lm_status transfer(lm_store *s, const lm_pull *pull, lm_err *err);
+
+static int run(const bridge_config *c, const char *doing, transfer *go, const char *interrupted_text) {
     lm_store *store = NULL;
     lm_err err = {0};
-    shown p = {.terminal = isatty(STDERR_FILENO) != 0, .layers = lm_alloc(MAX_FILES * sizeof(layer))};
+    shown p = {.doing = doing,
+               .terminal = isatty(STDERR_FILENO) != 0,
+               .json = c->json,
+               .layers = lm_alloc(MAX_FILES * sizeof(layer))};
     lm_store_config config = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
     lm_pull pull = {.name = c->name,
                     .insecure = c->insecure,
@@ -100,15 +129,24 @@ int bridge_pull(const bridge_config *c) {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* an error of that write, as a full disk */
     lm_status st = lm_store_open(&store, &config, &err);
-    if (st == LM_OK) st = lm_hub_pull(store, &pull, &err);
-    close_line(&p);
+    if (st == LM_OK) st = go(store, &pull, &err);
     lm_store_close(store);
     free(p.layers);
     if (st == LM_OK) {
-        fputs("success\n", stderr);
+        show_status(&p, "success");
         return EXIT_OK;
     }
-    fprintf(stderr, "mlx-ollama-bridge: %s\n",
-            st == LM_CANCELLED ? "interrupted: what came is kept, pull again to go on" : err.text);
+    close_line(&p);
+    const char *why = st == LM_CANCELLED ? interrupted_text : err.text;
+    if (c->json) show_json("error", why);
+    fprintf(stderr, "mlx-ollama-bridge: %s\n", why);
     return EXIT_FAILED;
+}
+
+int bridge_pull(const bridge_config *c) {
+    return run(c, "pulling", lm_hub_pull, "interrupted: what came is kept, pull again to go on");
+}
+
+int bridge_push(const bridge_config *c) {
+    return run(c, "pushing", lm_hub_push, "interrupted: what arrived is kept, push again to go on");
 }

@@ -26,6 +26,8 @@ typedef struct transfer {
     CURL *easy;
     uint64_t started_ns, last_byte_ns;
     uint64_t max_body;
+    uint64_t sent;  /* bytes of ask->send's */
+    bool unread;    /* it could not be read */
     bool left;      /* on_body said so */
     bool too_large; /* body or head */
 } transfer;
@@ -100,6 +102,27 @@ static size_t take_body(char *bytes, size_t one, size_t n, void *ctx) {
 }
 
 /* ---- what goes */
+
+static size_t give_body(char *out, size_t one, size_t n, void *ctx) {
+    transfer *t = ctx;
+    uint64_t left = t->ask->n_send - t->sent;
+    n *= one;
+    if (n > left) n = (size_t)left;
+    t->last_byte_ns = lm_now_ns();
+    if (!n) return 0;
+    n = t->ask->send(t->ask->ctx, t->sent, out, n);
+    t->sent += n;
+    t->unread = !n;
+    return n ? n : CURL_READFUNC_ABORT;
+}
+
+/* A kept connection that was closed at the other end: curl sends again over a new one. */
+static int seek_body(void *ctx, curl_off_t at, int origin) {
+    transfer *t = ctx;
+    if (origin != SEEK_SET || at < 0 || (uint64_t)at > t->ask->n_send) return CURL_SEEKFUNC_FAIL;
+    t->sent = (uint64_t)at;
+    return CURL_SEEKFUNC_OK;
+}
 
 /* Whether it is an address for us, and whether one of this machine, which is never behind a proxy. */
 static bool read_url(const char *url, bool *here) {
@@ -191,7 +214,15 @@ static void prepare(transfer *t, struct curl_slist *headers, bool here, char err
     curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
     if (ask->compressed) curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "gzip");
     if (here) curl_easy_setopt(e, CURLOPT_PROXY, "");
-    if (ask->body.ptr) {
+    if (ask->send) {
+        curl_easy_setopt(e, CURLOPT_UPLOAD, 1L);
+        curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, 262144L);
+        curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE, (curl_off_t)ask->n_send);
+        curl_easy_setopt(e, CURLOPT_READFUNCTION, give_body);
+        curl_easy_setopt(e, CURLOPT_READDATA, t);
+        curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, seek_body);
+        curl_easy_setopt(e, CURLOPT_SEEKDATA, t);
+    } else if (ask->body.ptr) {
         curl_easy_setopt(e, CURLOPT_POSTFIELDS, ask->body.ptr);
         curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)ask->body.len);
     }
@@ -237,6 +268,7 @@ static lm_status not_an_address(const char *url, lm_err *err) {
 static lm_status explain(const transfer *t, CURLcode code, const char *why, lm_err *err) {
     const char *url = t->ask->url;
     if (!why[0]) why = curl_easy_strerror(code);
+    if (t->unread) return lm_fail(err, LM_IO, "what goes to %s cannot be read", url);
     if (t->left) return lm_fail(err, LM_CANCELLED, "left %s in the middle of its answer", url);
     if (t->too_large) return lm_fail(err, LM_TOO_LARGE, "the answer of %s is larger than expected", url);
     switch (code) {

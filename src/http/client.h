@@ -23,9 +23,13 @@ typedef struct lm_ask {
     const char *url;            /* http:// or https:// */
     const char *const *headers; /* "Name: value", ended by NULL; NULL: none */
     lm_str body;                /* ptr NULL: none; it is JSON unless headers say another Content-Type */
+    /* Instead of body, one of n_send bytes that is read as it goes out: up to room bytes from `at` on into out.
+     * Returns how many, 0 when it cannot be read any more (LM_IO). It may be asked for the beginning again. */
+    size_t (*send)(void *ctx, uint64_t at, char *out, size_t room);
+    uint64_t n_send;
     uint64_t max_body;          /* bytes of the answer's body; 0: 16 MiB */
     uint32_t connect_ms;        /* 0: 5 seconds */
-    uint32_t silent_ms;         /* without a byte of the answer; 0: no limit */
+    uint32_t silent_ms;         /* without a byte of the answer, or of send's; 0: no limit */
     uint32_t total_ms;          /* 0: no limit */
     /* Pieces of a body with a status below 300, as they arrive; false leaves the request (LM_CANCELLED).
      * NULL: the body is kept in the answer. The body of an error is always kept. */

@@ -119,6 +119,41 @@ static void a_content_type_of_ones_own_replaces_json(void **state) {
     lm_answer_release(&a);
 }
 
+typedef struct source {
+    lm_str text;
+    size_t fails_at; /* 0: never */
+    uint32_t begun;
+} source;
+
+static size_t give(void *ctx, uint64_t at, char *out, size_t room) {
+    source *s = ctx;
+    size_t left = s->text.len - (size_t)at;
+    if (room > left) room = left;
+    if (room > 7000) room = 7000; /* in pieces */
+    s->begun += at == 0;
+    if (s->fails_at && at >= s->fails_at) return 0;
+    memcpy(out, s->text.ptr + at, room);
+    return room;
+}
+
+static void a_body_may_be_read_as_it_goes_out(void **state) {
+    fixture *f = *state;
+    lm_answer a;
+    lm_err err = {0};
+    source s = {.text = {lm_alloc(200000), 200000}};
+    for (size_t i = 0; i < s.text.len; i++) ((char *)(uintptr_t)s.text.ptr)[i] = (char)('a' + i % 23);
+    lm_ask ask = {.method = "PUT", .url = url_of(f, "/echo"), .send = give, .n_send = s.text.len, .ctx = &s};
+    expect_ok(lm_client_ask(f->client, &ask, &a, &err), err);
+    assert_int_equal(a.status, 200);
+    assert_true(lm_str_eq(lm_answer_header(&a, "X-Method"), LM_STR("PUT")));
+    assert_true(lm_str_eq(lm_buf_view(&a.body), s.text));
+    lm_answer_release(&a);
+    s.fails_at = 100000;
+    expect_fail(lm_client_ask(f->client, &ask, &a, &err), LM_IO, err, "cannot be read");
+    lm_answer_release(&a);
+    free((void *)(uintptr_t)s.text.ptr);
+}
+
 static void head_has_headers_and_no_body(void **state) {
     fixture *f = *state;
     lm_answer a;
@@ -368,6 +403,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         with_fixture(an_answer_has_status_type_headers_body_and_times),
         with_fixture(a_content_type_of_ones_own_replaces_json),
+        with_fixture(a_body_may_be_read_as_it_goes_out),
         with_fixture(head_has_headers_and_no_body),
         with_fixture(a_stream_comes_in_pieces_and_whole),
         with_fixture(the_body_of_an_error_is_kept_and_not_handed_on),

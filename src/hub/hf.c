@@ -31,7 +31,7 @@ static void read_token_file(lm_buf *out) {
 }
 
 /* Letters that a header can carry, or it is none. */
-static char *find_token(void) {
+char *lm_hf_token(void) {
     const char *given = env("HF_TOKEN") ? env("HF_TOKEN") : env("HUGGING_FACE_HUB_TOKEN");
     lm_buf b;
     lm_buf_init(&b, MAX_TOKEN + 1);
@@ -47,7 +47,7 @@ static char *find_token(void) {
     return token;
 }
 
-static char *find_endpoint(void) {
+char *lm_hf_endpoint(void) {
     char *base = lm_strdup(env("HF_ENDPOINT") ? env("HF_ENDPOINT") : ENDPOINT);
     for (size_t n = strlen(base); n && base[n - 1] == '/'; n--) base[n - 1] = '\0';
     return base;
@@ -62,8 +62,8 @@ static char *print(const char *format, const char *a, const char *b, const char 
     return lm_buf_take(&out);
 }
 
-static lm_status get_listing(const lm_origin *o, const lm_name *repo, const char *revision, lm_listing *out,
-                             lm_err *err) {
+lm_status lm_hf_listing(const lm_origin *o, const lm_name *repo, const char *revision, lm_listing *out,
+                        lm_err *err) {
     lm_client *c = NULL;
     lm_answer a = {0};
     lm_status st = lm_client_open(&c, err);
@@ -89,10 +89,10 @@ static lm_status get_listing(const lm_origin *o, const lm_name *repo, const char
 static lm_status find_files(const lm_origin *o, const lm_name *repo, lm_listing *out, bool *gguf,
                             lm_err *err) {
     bool plain = !strcasecmp(repo->tag, "latest");
-    lm_status st = get_listing(o, repo, plain ? "main" : repo->tag, out, err);
+    lm_status st = lm_hf_listing(o, repo, plain ? "main" : repo->tag, out, err);
     if (st == LM_OK) return lm_listing_choose(out, "latest", gguf, err);
     if (plain || st != LM_NOT_FOUND) return st;
-    st = get_listing(o, repo, "main", out, err);
+    st = lm_hf_listing(o, repo, "main", out, err);
     if (st != LM_OK) return st;
     st = lm_listing_choose(out, repo->tag, gguf, err);
     if (st == LM_NOT_FOUND || (st == LM_OK && !*gguf)) st = lm_fail(err, LM_NOT_FOUND, LM_HUB_UNKNOWN);
@@ -207,7 +207,7 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *repo
 }
 
 lm_status lm_hf_pull(lm_store *s, const lm_pull *pull, const lm_name *repo, lm_err *err) {
-    char *base = find_endpoint(), *token = find_token();
+    char *base = lm_hf_endpoint(), *token = lm_hf_token();
     lm_origin o = {.base = base, .token = token, .pull = pull};
     lm_listing l = {0};
     bool gguf = false;

@@ -1,5 +1,5 @@
-/* hub.c - which place a name stands for; one pull of a model at a time; models that are made of a GGUF file.
- */
+/* hub.c - which place a name stands for; one pull of a model at a time; models that are made of a GGUF file;
+ * pushes. */
 #include "hub/hub.h"
 
 #include <stdio.h>
@@ -155,5 +155,42 @@ lm_status lm_hub_pull(lm_store *s, const lm_pull *pull, lm_err *err) {
     st = pull_from(s, pull, &name, err);
     free(lock_path);
     close(lock);
+    return st;
+}
+
+/* ---- push */
+
+/* A repository of the hub, as pulls have it; what an alias stands for is somebody else's. */
+static bool goes_to_hub(const char *text, const lm_name *n) {
+    if (is_hub(n)) return true;
+    return !names_host(text, n) && strcasecmp(n->ns, "library") && !strcasecmp(n->host, "registry.ollama.ai");
+}
+
+static bool reading_goes_on(void *ctx, uint64_t done, uint64_t total) {
+    const lm_pull *push = ctx;
+    (void)done;
+    (void)total;
+    return !push->go_on || push->go_on(push->ctx);
+}
+
+lm_status lm_hub_push(lm_store *s, const lm_pull *push, lm_err *err) {
+    lm_name name;
+    lm_entry model;
+    lm_draft *d = NULL;
+    lm_contents parts = {0};
+    lm_status st = lm_name_parse(lm_str_of(push->name), &name, err);
+    if (st != LM_OK) return st;
+    push->status(push->ctx, "retrieving manifest");
+    if (is_offline())
+        return lm_fail(err, LM_DENIED, "HF_HUB_OFFLINE is set, so nothing is pushed: unset it first");
+    st = lm_store_find(s, push->name, &model, err);
+    if (st == LM_NOT_FOUND) push->status(push->ctx, "couldn't retrieve manifest");
+    if (st == LM_OK) st = lm_draft_open(&d, s, err);
+    if (st == LM_OK) st = lm_draft_contents(d, &model, reading_goes_on, (void *)(uintptr_t)push, &parts, err);
+    if (st == LM_OK)
+        st = goes_to_hub(push->name, &name) ? lm_hf_push(push, &name, &parts, err)
+                                            : lm_registry_push(push, &name, &parts, err);
+    lm_contents_release(&parts);
+    lm_draft_close(d);
     return st;
 }

@@ -1,7 +1,7 @@
-/* hub.h - models from elsewhere: repositories of the Hugging Face hub, and Ollama registries.
+/* hub.h - models from elsewhere, and to there: repositories of the Hugging Face hub, and Ollama registries.
  *
- * Nothing here talks to a network unless lm_hub_pull is called, and it talks to the one place that the name
- * says:
+ * Nothing here talks to a network unless lm_hub_pull or lm_hub_push is called, and it talks to the one place
+ * that the name says:
  *
  *     a name of the alias table       its repositories on the hub, in their order
  *     org/repo, hf.co/org/repo[:rev]  that repository; rev is a branch, tag or commit, or the form of a GGUF
@@ -25,7 +25,7 @@
 #include "base/base.h"
 #include "store/store.h"
 
-/* What is told while a pull runs, all from the thread that called it. */
+/* What is told while a pull or a push runs, all from the thread that called it. */
 typedef struct lm_pull {
     const char *name;                            /* as a user types it */
     bool insecure;                               /* http to a registry that is not this machine is allowed */
@@ -42,5 +42,11 @@ typedef struct lm_pull {
  *   LM_DENIED     the hub wants a token, or a licence accepted
  *   LM_NO_SPACE, LM_CORRUPT, LM_IO, LM_TIMEOUT, LM_BUSY, LM_UNSUPPORTED, LM_INVALID, LM_CANCELLED */
 lm_status lm_hub_pull(lm_store *s, const lm_pull *pull, lm_err *err) LM_CHECKED;
+
+/* The model of that name to the place that the name says: a repository (org/repo, hf.co/...), or a registry,
+ * with registry.ollama.ai for a name without a namespace, or where it is written down. What is there already
+ * is not sent. status: "retrieving manifest", "pushing manifest". LM_NOT_FOUND  no such model here LM_DENIED
+ * no token, or one that may not the rest as for a pull */
+lm_status lm_hub_push(lm_store *s, const lm_pull *push, lm_err *err) LM_CHECKED;
 
 #endif

@@ -123,6 +123,7 @@ static lm_status read_files(const json_t *list, lm_listing *l, lm_err *err) {
     json_array_foreach(list, i, one) {
         lm_remote f;
         bool wanted = false;
+        l->readme = l->readme || !strcmp(text_of(one, "rfilename"), "README.md");
         lm_status st = read_file(one, &f, &wanted, err);
         if (st != LM_OK) return st;
         if (!wanted) continue;

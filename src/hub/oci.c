@@ -32,9 +32,14 @@ lm_status lm_oci_parse(lm_str text, lm_listing *out, lm_err *err) {
         st = lm_fail(err, LM_CORRUPT, "it has no layers");
     if (st == LM_OK && json_array_size(layers) > LM_HUB_MAX_FILES)
         st = lm_fail(err, LM_CORRUPT, "it has more than %d layers", LM_HUB_MAX_FILES);
-    if (st == LM_OK) l.files = lm_alloc(json_array_size(layers) * sizeof *l.files);
+    if (st == LM_OK) l.files = lm_alloc((json_array_size(layers) + 1) * sizeof *l.files);
     json_array_foreach(layers, i, one) {
         if (st != LM_OK) break;
+        st = read_layer(one, &l.files[l.n], err);
+        if (st == LM_OK) l.n++;
+    }
+    one = json_object_get(root, "config");
+    if (st == LM_OK && json_is_object(one)) {
         st = read_layer(one, &l.files[l.n], err);
         if (st == LM_OK) l.n++;
     }

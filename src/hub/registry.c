@@ -1,5 +1,6 @@
-/* registry.c - a model of an Ollama registry: a manifest, and blobs by their digest. Its weights are a GGUF
- * file, which is imported; what a Modelfile said comes with it as layers of their own. */
+/* registry.c - a model of an Ollama registry: a manifest, and blobs by their digest. Where its weights are a
+ * GGUF file, that is imported, and what a Modelfile said comes with it as layers of their own. A model in
+ * files, as a push of ours sends it, is taken as it is, to the byte. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +36,22 @@ static bool is_here(const char *host) {
     return !strncmp(host, "127.", 4) && strspn(host, "0123456789.") == n;
 }
 
+#define FILES "application/vnd.mlx-ollama.image.file"
+
+/* Made of files with names. */
+static bool is_in_files(const lm_listing *l) {
+    for (uint32_t i = 0; i < l->n; i++)
+        if (!strcmp(l->files[i].type, FILES) || !strcmp(l->files[i].type, TYPE "json")) return true;
+    return false;
+}
+
+static void drop_config(lm_listing *l) {
+    if (l->n && !strcmp(l->files[l->n - 1].type, "application/vnd.docker.container.image.v1+json")) l->n--;
+}
+
 static lm_status check_layers(lm_listing *l, lm_remote **gguf, lm_err *err) {
     *gguf = NULL;
+    drop_config(l);
     for (uint32_t i = 0; i < l->n; i++) {
         lm_remote *f = &l->files[i];
         bool model = !strcmp(f->type, TYPE "model");
@@ -58,7 +73,7 @@ static lm_status check_layers(lm_listing *l, lm_remote **gguf, lm_err *err) {
     return *gguf ? LM_OK : lm_fail(err, LM_UNSUPPORTED, "the model has no weights of its own");
 }
 
-static lm_status get_manifest(const lm_origin *o, const lm_name *name, lm_listing *out, char hex[65],
+static lm_status get_manifest(const lm_origin *o, const lm_name *name, lm_listing *out, lm_buf *text,
                               lm_err *err) {
     const char *headers[] = {"Accept: application/vnd.docker.distribution.manifest.v2+json", NULL};
     lm_client *c = NULL;
@@ -74,12 +89,10 @@ static lm_status get_manifest(const lm_origin *o, const lm_name *name, lm_listin
         st = lm_fail(err, LM_NOT_FOUND, LM_HUB_UNKNOWN);
     else if (st == LM_OK && a.status != 200)
         st = a.status == 401 || a.status == 403
-                 ? lm_fail(err, LM_DENIED,
-                           "%s is not for everybody (%d), and this version cannot sign in to a registry",
-                           url.ptr, a.status)
+                 ? lm_fail(err, LM_DENIED, "%s is not for everybody (%d), and not for you", url.ptr, a.status)
                  : lm_hub_refused(o, url.ptr, &a, err);
     if (st == LM_OK) st = lm_oci_parse(lm_buf_view(&a.body), out, err);
-    if (st == LM_OK) lm_hub_sha256(lm_buf_view(&a.body), hex);
+    if (st == LM_OK) lm_buf_str(text, lm_buf_view(&a.body));
     lm_answer_release(&a);
     lm_client_close(c);
     lm_buf_release(&url);
@@ -120,25 +133,63 @@ static lm_status take_texts(lm_store *s, lm_draft *d, const lm_origin *o, lm_lis
     return st;
 }
 
-static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l,
-                            const char *manifest, lm_err *err) {
-    const lm_pull *pull = o->pull;
-    lm_remote *gguf = NULL;
-    lm_draft *d = NULL;
-    lm_status st = check_layers(l, &gguf, err);
-    if (st != LM_OK || lm_hub_is_made_of(s, pull->name, manifest)) return st;
-    st = lm_draft_open(&d, s, err);
-    for (uint32_t i = 0; st == LM_OK && i < l->n; i++) {
+static lm_status fetch(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l, lm_err *err) {
+    for (uint32_t i = 0; i < l->n; i++) {
         lm_buf url;
         lm_buf_init(&url, 4096);
         lm_buf_printf(&url, "%s/v2/%s/%s/blobs/%s", o->base, name->ns, name->model, l->files[i].digest);
         l->files[i].url = lm_buf_take(&url);
     }
-    if (st == LM_OK) st = lm_hub_fetch(s, o, l->files, l->n, err);
-    if (st == LM_OK) pull->status(pull->ctx, "verifying sha256 digest");
-    if (st == LM_OK) st = lm_hub_import(d, gguf, 1, pull, err);
+    lm_status st = lm_hub_fetch(s, o, l->files, l->n, err);
+    if (st == LM_OK) o->pull->status(o->pull->ctx, "verifying sha256 digest");
+    return st;
+}
+
+static lm_status import_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name,
+                              lm_listing *l, const char *manifest, lm_err *err) {
+    lm_remote *gguf = NULL;
+    lm_status st = check_layers(l, &gguf, err);
+    if (st == LM_OK) st = fetch(s, o, name, l, err);
+    if (st == LM_OK) st = lm_hub_import(d, gguf, 1, o->pull, err);
     if (st == LM_OK) st = take_texts(s, d, o, l, err);
-    if (st == LM_OK) st = lm_hub_note_source(d, o->base, manifest, err);
+    return st == LM_OK ? lm_hub_note_source(d, o->base, manifest, err) : st;
+}
+
+static bool take_goes_on(void *ctx, uint64_t done, uint64_t total) {
+    const lm_origin *o = ctx;
+    (void)done;
+    (void)total;
+    return !lm_hub_stopped(o);
+}
+
+static lm_status adopt_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name, lm_listing *l,
+                             lm_str manifest, lm_err *err) {
+    lm_status st = fetch(s, o, name, l, err);
+    for (uint32_t i = 0; st == LM_OK && i < l->n; i++) {
+        const lm_remote *f = &l->files[i];
+        if (f->have || f->same) continue;
+        st = lm_draft_take(d, f->path, LM_TAKE_MOVE, f->digest, take_goes_on, (void *)(uintptr_t)o, err);
+        if (st != LM_CORRUPT) continue;
+        unlink(f->path); /* going on from it would never become right */
+        st = lm_fail(err, st, "digest mismatch, file must be downloaded again: want %s", f->digest);
+    }
+    return st == LM_OK ? lm_draft_adopt(d, manifest, err) : st;
+}
+
+static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l,
+                            lm_str manifest, lm_err *err) {
+    const lm_pull *pull = o->pull;
+    char digest[LM_DIGEST_SIZE] = "sha256:";
+    lm_draft *d = NULL;
+    lm_entry old;
+    lm_hub_sha256(manifest, digest + 7);
+    if (lm_hub_is_made_of(s, pull->name, digest)) return LM_OK;
+    if (lm_store_find_own(s, pull->name, &old, NULL) == LM_OK && !strcmp(old.digest, digest + 7))
+        return LM_OK;
+    lm_status st = lm_draft_open(&d, s, err);
+    if (st == LM_OK)
+        st = is_in_files(l) ? adopt_model(s, d, o, name, l, manifest, err)
+                            : import_model(s, d, o, name, l, digest, err);
     if (st == LM_OK) st = lm_draft_check(d, err);
     if (st == LM_OK) pull->status(pull->ctx, "writing manifest");
     if (st == LM_OK) st = lm_draft_commit(d, pull->name, NULL, NULL, err);
@@ -146,18 +197,27 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name
     return st;
 }
 
-lm_status lm_registry_pull(lm_store *s, const lm_pull *pull, const lm_name *name, lm_err *err) {
-    char base[400], manifest[LM_DIGEST_SIZE] = "sha256:";
-    bool plain = !strncmp(pull->name, "http://", 7);
-    if (plain && !pull->insecure && !is_here(name->host))
-        return lm_fail(err, LM_DENIED, "insecure protocol http: say insecure to pull from %s without https",
+lm_status lm_registry_base(const lm_pull *pull, const lm_name *name, char out[400], lm_err *err) {
+    bool plain = !strncasecmp(pull->name, "http://", 7), here = is_here(name->host);
+    if (plain && !pull->insecure && !here)
+        return lm_fail(err, LM_DENIED, "insecure protocol http: say insecure to use %s without https",
                        name->host);
-    snprintf(base, sizeof base, "%s://%s",
-             plain || (pull->insecure && is_here(name->host)) ? "http" : "https", name->host);
-    lm_origin o = {.base = base, .pull = pull};
+    snprintf(out, 400, "%s://%s", plain || (pull->insecure && here) ? "http" : "https", name->host);
+    return LM_OK;
+}
+
+lm_status lm_registry_pull(lm_store *s, const lm_pull *pull, const lm_name *name, lm_err *err) {
+    char base[400];
+    lm_status st = lm_registry_base(pull, name, base, err);
+    if (st != LM_OK) return st;
+    lm_origin o = {.base = base, .auth = lm_auth_open(), .pull = pull};
     lm_listing l = {0};
-    lm_status st = get_manifest(&o, name, &l, manifest + 7, err);
-    if (st == LM_OK) st = make_model(s, &o, name, &l, manifest, err);
+    lm_buf manifest;
+    lm_buf_init(&manifest, MAX_MANIFEST + 1);
+    st = get_manifest(&o, name, &l, &manifest, err);
+    if (st == LM_OK) st = make_model(s, &o, name, &l, lm_buf_view(&manifest), err);
+    lm_buf_release(&manifest);
     lm_listing_release(&l);
+    lm_auth_close(o.auth);
     return st;
 }

@@ -33,6 +33,7 @@ struct lm_draft {
     lm_manifest m;
     json_t *config; /* of the model that it comes from, or NULL */
     char *requires;
+    lm_buf adopted; /* the manifest as it came, or empty */
     char *staging;
     char *view; /* of lm_draft_check, in OWN/work */
     lm_model_info info;
@@ -47,6 +48,7 @@ lm_status lm_draft_open(lm_draft **out, lm_store *s, lm_err *err) {
     d->store = s;
     d->own = s->places[0].dir;
     d->users = users;
+    lm_buf_init(&d->adopted, MAX_TEXT);
     *out = d;
     return LM_OK;
 }
@@ -82,6 +84,7 @@ void lm_draft_close(lm_draft *d) {
     close(d->users);
     lm_own_prune(d->own, time(NULL));
     lm_manifest_release(&d->m);
+    lm_buf_release(&d->adopted);
     json_decref(d->config);
     free(d->requires);
     free(d);
@@ -343,7 +346,9 @@ lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *p
                                   : add_dir(d, model->dir, LM_TAKE_LINK, progress, ctx, err);
     for (uint32_t i = 0; st == LM_OK && i < d->m.n; i++) {
         lm_layer *l = &d->m.layers[i];
-        if (lm_layer_kind_of(l) == LM_LAYER_FILE && !l->from) l->from = lm_strdup(model->name);
+        if (lm_layer_kind_of(l) != LM_LAYER_FILE) continue;
+        free(l->from); /* the nearest one counts, as with Ollama: it is the one that a push may find at its place */
+        l->from = lm_strdup(model->name);
     }
     return st;
 }
@@ -415,6 +420,29 @@ lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err 
     free(made);
     free(weights);
     return st;
+}
+
+/* ---- as it was made elsewhere */
+
+lm_status lm_draft_take(lm_draft *d, const char *path, lm_take take, const char *want,
+                        lm_store_progress *progress, void *ctx, lm_err *err) {
+    char digest[LM_DIGEST_SIZE];
+    bool existing = false;
+    return lm_blob_take(d->own, path, take, want, progress, ctx, digest, &existing, err);
+}
+
+lm_status lm_draft_adopt(lm_draft *d, lm_str text, lm_err *err) {
+    LM_ASSERT(d->m.n == 0);
+    lm_status st = lm_manifest_parse(text, &d->m, err);
+    for (uint32_t i = 0; st == LM_OK && i <= d->m.n; i++) {
+        const lm_layer *l = i < d->m.n ? &d->m.layers[i] : &d->m.config;
+        uint64_t size = 0;
+        if (!lm_blob_look(d->own, l->digest, &size) || size != l->size)
+            st =
+                lm_fail(err, LM_CORRUPT, "blob %s of the manifest is missing, or of another size", l->digest);
+    }
+    if (st == LM_OK) lm_buf_str(&d->adopted, text);
+    return st == LM_OK ? lm_buf_status(&d->adopted, "the manifest", err) : st;
 }
 
 /* ---- the end */
@@ -550,17 +578,72 @@ lm_status lm_draft_commit(lm_draft *d, const char *text, lm_draft_layer *layer, 
     lm_buf b;
     lm_buf_init(&b, 64u << 20);
     lm_status st = lm_name_parse(lm_str_of(text), &name, err);
-    if (st == LM_OK) st = add_config(d, err);
+    if (st == LM_OK && !d->adopted.len) st = add_config(d, err);
     if (st != LM_OK) return st;
     for (uint32_t i = 0; layer && i < d->m.n; i++) layer(ctx, d->m.layers[i].digest, d->m.layers[i].existing);
     if (layer) layer(ctx, d->m.config.digest, d->m.config.existing);
     if (layer) layer(ctx, NULL, false);
-    lm_manifest_write(&d->m, &b);
+    if (d->adopted.len)
+        lm_buf_str(&b, lm_buf_view(&d->adopted));
+    else
+        lm_manifest_write(&d->m, &b);
     st = lm_buf_status(&b, "the manifest", err);
     if (st == LM_OK) st = publish(d->store, &name, lm_buf_view(&b), err);
     d->committed = st == LM_OK;
     lm_buf_release(&b);
     return st;
+}
+
+/* ---- to send it elsewhere */
+
+static void add_part(lm_contents *p, const char *own, const lm_layer *l) {
+    lm_content *part = &p->items[p->n++];
+    *part = (lm_content){.kind = lm_layer_kind_of(l), .size = l->size};
+    memcpy(part->type, l->type, sizeof part->type);
+    memcpy(part->name, l->name, sizeof part->name);
+    memcpy(part->digest, l->digest, sizeof part->digest);
+    part->path = lm_blob_path(own, l->digest);
+    part->from = l->from ? lm_strdup(l->from) : NULL;
+}
+
+lm_status lm_draft_contents(lm_draft *d, const lm_entry *model, lm_store_progress *progress, void *ctx,
+                            lm_contents *out, lm_err *err) {
+    search s = {0};
+    lm_status st = LM_OK;
+    if (model->managed) { /* as it is, to the byte: its sha256 is the model's */
+        st = find_manifest(d->own, model, &s, err);
+        for (uint32_t i = 0; i < s.m.n; i++) s.m.layers[i].existing = true;
+        d->m = s.m;
+    } else {
+        lm_buf_init(&s.text, MAX_TEXT);
+        st = lm_draft_from(d, model, progress, ctx, err);
+        for (uint32_t i = 0; i < d->m.n; i++) { /* nobody's but this disk's */
+            free(d->m.layers[i].from);
+            d->m.layers[i].from = NULL;
+        }
+        if (st == LM_OK) st = add_config(d, err);
+        if (st == LM_OK) lm_manifest_write(&d->m, &s.text);
+        if (st == LM_OK) st = lm_buf_status(&s.text, "the manifest", err);
+    }
+    if (st != LM_OK) {
+        lm_buf_release(&s.text);
+        return st;
+    }
+    *out = (lm_contents){.items = lm_alloc((d->m.n + 1) * sizeof *out->items), .manifest = s.text};
+    for (uint32_t i = 0; i < d->m.n; i++) add_part(out, d->own, &d->m.layers[i]);
+    add_part(out, d->own, &d->m.config);
+    out->items[out->n - 1].kind = LM_LAYER_KINDS;
+    return LM_OK;
+}
+
+void lm_contents_release(lm_contents *p) {
+    for (uint32_t i = 0; i < p->n; i++) {
+        free(p->items[i].path);
+        free(p->items[i].from);
+    }
+    free(p->items);
+    lm_buf_release(&p->manifest);
+    *p = (lm_contents){0};
 }
 
 /* ---- in one */

@@ -159,6 +159,33 @@ lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) LM_CHECKE
 typedef void lm_draft_layer(void *ctx, const char *digest, bool existing);
 lm_status lm_draft_commit(lm_draft *d, const char *name, lm_draft_layer *layer, void *ctx, lm_err *err) LM_CHECKED;
 
+/* The other way: a model as it was made elsewhere, to the byte. First its blobs, from files; then the manifest, which
+ * names them, in place of layers: LM_CORRUPT: none, or a blob of it is missing. */
+lm_status lm_draft_take(lm_draft *d, const char *path, lm_take take, const char *digest, lm_store_progress *progress,
+                        void *ctx, lm_err *err) LM_CHECKED;
+lm_status lm_draft_adopt(lm_draft *d, lm_str manifest, lm_err *err) LM_CHECKED;
+
+/* What a model is made of, to send it elsewhere: its blobs and the manifest over them. A model that lies elsewhere is read
+ * once for its digests, and shares its files with the store meanwhile, as with lm_draft_from. All of it stays until the
+ * draft, which must be empty, is closed. */
+typedef struct lm_content {
+    lm_layer_kind kind; /* LM_LAYER_KINDS: the config, which is the last, or what this version does not know */
+    char type[96];
+    char name[256]; /* of a file; "" for others */
+    char digest[LM_DIGEST_SIZE];
+    uint64_t size; /* bytes */
+    char *path;    /* where they lie */
+    char *from;    /* the model that it came from, or NULL */
+} lm_content;
+typedef struct lm_contents {
+    lm_content *items;
+    uint32_t n;
+    lm_buf manifest;
+} lm_contents;
+lm_status lm_draft_contents(lm_draft *d, const lm_entry *model, lm_store_progress *progress, void *ctx, lm_contents *out,
+                         lm_err *err) LM_CHECKED;
+void lm_contents_release(lm_contents *p); /* a zeroed one is allowed */
+
 /* All of the above in one: files become the model NAME, in place of what had that name. */
 typedef struct lm_store_file {
     const char *name, *path;

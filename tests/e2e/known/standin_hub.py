@@ -7,11 +7,15 @@
 import gzip
 import hashlib
 import json
+import socket
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from .standin_uploads import Uploads
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 4096  # bytes from which a file is kept by LFS
@@ -40,16 +44,25 @@ class Server(ThreadingHTTPServer):
         """Clients that are killed are part of the tests."""
 
 
-class Hub:
-    def __init__(self, token=None, redirect=False, compressed=False, ranges=True):
+class Hub(Uploads):
+    def __init__(self, token=None, redirect=False, compressed=False, ranges=True, tls=None):
+        """tls: (certificate, key) of 127.0.0.1, files"""
+        super().__init__()
         self.token, self.redirect, self.compressed, self.ranges = token, redirect, compressed, ranges
         self.repos, self.manifests, self.blobs = {}, {}, {}
         self.faults, self.requests, self.sent, self.lies = {}, [], {}, {}
+        self.taken, self.slowness = 0, 0  # bytes of bodies; seconds for each 64 KB of them
         self.lock = threading.Lock()
         self.servers = [Server(("127.0.0.1", 0), self._handler(cdn)) for cdn in (False, True)]
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            for s in self.servers:
+                s.socket = context.wrap_socket(s.socket, server_side=True, do_handshake_on_connect=False)
+        scheme = "https" if tls else "http"
         for s in self.servers:
             threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
-        self.url, self.cdn = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
+        self.url, self.cdn = (f"{scheme}://127.0.0.1:{s.server_address[1]}" for s in self.servers)
         self.host = f"127.0.0.1:{self.servers[0].server_address[1]}"
 
     def __enter__(self):
@@ -82,6 +95,7 @@ class Hub:
             "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
             "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest, "size": len(config)},
             "layers": found}).encode()
+        self.owned[name.split(":")[0]] = {digest, *(f["digest"] for f in found)}
 
     def listing(self, repo):
         files = []
@@ -105,13 +119,59 @@ class Hub:
             def log_message(self, *_):
                 pass
 
-            def simple(self, code, body=b"", **headers):
+            def simple(self, code, body=b"", close=False, **headers):
                 self.send_response(code)
+                if close:
+                    self.close_connection = True
+                    headers["Connection"] = "close"
                 for k, v in headers.items():
                     self.send_header(k.replace("_", "-"), v)
-                self.send_header("Content-Length", str(len(body)))
+                if code != 204:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+                return True
+
+            def refuse(self, fault):
+                """Without a look at what was to come."""
+                more = {"Retry-After": str(fault["retry_after"])} if fault["retry_after"] is not None else {}
+                if fault["error"]:
+                    more["X-Error-Message"] = fault["error"]
+                return self.simple(fault["status"], b"{}", close=True, **more)
+
+            def body(self, most=None):
+                n = int(self.headers.get("Content-Length") or 0)
+                left, pieces = n if most is None else min(n, most), []
+                while left:
+                    piece = self.rfile.read(min(left, 1 << 16))
+                    if not piece:
+                        raise ConnectionError("the client has gone")
+                    left -= len(piece)
+                    pieces.append(piece)
+                    with hub.lock:
+                        hub.taken += len(piece)
+                    time.sleep(hub.slowness)
+                return b"".join(pieces)
+
+            def hang_up(self):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return True
+
+            def lost(self, fault):
+                return self.hang_up() if fault.get("lose") else None
+
+            def write(self):
+                url = urlsplit(self.path)
+                parts = unquote(url.path).strip("/").split("/")
+                hub.requests.append({"path": unquote(url.path), "cdn": cdn, "method": self.command,
+                                     "token": self.headers.get("Authorization")})
+                if parts[0] == "part":
+                    return hub.take_part(self, parts)
+                return hub.registry(self, url, parts) if parts[0] == "v2" else hub.write(self, url, parts)
+
+            do_POST = do_PUT = do_PATCH = do_HEAD = write
 
             def file(self, name, data):
                 with hub.lock:
@@ -155,10 +215,16 @@ class Hub:
             def do_GET(self):
                 url = urlsplit(self.path)
                 path = unquote(url.path)
-                hub.requests.append({"path": path, "cdn": cdn, "range": self.headers.get("Range"),
+                hub.requests.append({"path": path, "cdn": cdn, "method": "GET", "range": self.headers.get("Range"),
                                      "token": self.headers.get("Authorization")})
                 parts = path.strip("/").split("/")
+                if parts[0] == "token":
+                    return hub.give_token(self, url)
                 if parts[0] == "v2":
+                    if "uploads" in parts:
+                        return hub.registry(self, url, parts)
+                    if hub.lacks_token(self, "/".join(parts[1:-2])):
+                        return None
                     if parts[-2] == "manifests":
                         body = hub.manifests.get("/".join(parts[1:-2]) + ":" + parts[-1])
                         return self.simple(200, body) if body else self.simple(404, b"{}")
