@@ -118,6 +118,20 @@ def main():
                                           ("rope_factors_short.weight", 0, [8], struct.pack("<8f", *[1.0] * 8)),
                                           ("blk.0.attn_qkv.weight", 1, [32, 1], bytes(64))]))
 
+    wordpiece = [text("tokenizer.ggml.model", "bert"), array("tokenizer.ggml.tokens", 8, ["[UNK]", "[CLS]", "\u2581a", "b"]), u32("bert.pooling_type", 2)]
+    unigram = [text("tokenizer.ggml.model", "t5"), array("tokenizer.ggml.tokens", 8, ["<s>", "<unk>", "\u2581a", "[PAD3]"]),
+               array("tokenizer.ggml.scores", 6, [0.0, 0.0, -1.5, -9.0]), array("tokenizer.ggml.token_type", 5, [3, 2, 1, 5]),
+               array("tokenizer.ggml.precompiled_charsmap", 5, [0, 255, -3, 7, 9]), u32("tokenizer.ggml.bos_token_id", 0)]
+    table = [("position_embd.weight", 0, [32, 64], bytes(8192)), ("blk.0.attn_q.weight", 8, [32, 2], bytes([0, 60] + [7] * 32) * 2)]
+    put("gguf", "bert", model("bert", wordpiece, table))
+    put("gguf", "xlm-roberta", model("bert", unigram, [*table, ("token_types.weight", 0, [32, 1], bytes(128))]))
+    put("gguf", "nomic-bert", model("nomic-bert", wordpiece, [("blk.0.attn_qkv.weight", 1, [32, 1], bytes(64))]))
+    put("gguf", "gptoss", model("gptoss", bpe + [u32("gptoss.expert_count", 2), u32("gptoss.attention.key_length", 2), f32("gptoss.rope.scaling.factor", 4.0)],
+                               [("blk.0.attn_qkv.weight", 8, [32, 12], bytes([0, 60] + [7] * 32) * 12), ("blk.0.attn_qkv.bias", 0, [12], bytes(48)),
+                                ("blk.0.ffn_gate_up_exps.weight", 4, [32, 2, 2], bytes([120] * 68)), ("blk.0.attn_sinks", 0, [2], bytes(8))]))
+    put("gguf", "mixtral", model("llama", spm + [u32("llama.expert_count", 2), u32("llama.expert_used_count", 1)],
+                                 [(f"blk.0.ffn_up.{i}.weight", 2, [32, 1], bytes([0, 60] + [9] * 16)) for i in (1, 0)]))
+
     call = '{"name": "f", "arguments": {"a": [1, "</tool_call>"]}}'
     for name, which, flags, stop, answer in (
             ("plain", 0, 0, "stop", "caf\u00e9 \U0001f642 s\x02 sto"), ("broken", 0, 0, "", b"\xf0\x9f\x99 \xe2\x82\xff\x80"),

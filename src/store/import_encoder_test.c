@@ -231,6 +231,25 @@ static void capitals_in_a_vocabulary_keep_the_text_s(void **state) {
     gguf_make_release(&m);
 }
 
+static void roberta_s_text_has_both_ends(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"<s>", "<pad>", "</s>", "a"};
+    gguf_make m;
+    gguf_make_init(&m);
+    gguf_make_str(&m, "tokenizer.ggml.model", "gpt2");
+    gguf_make_str(&m, "tokenizer.ggml.pre", "roberta-bpe");
+    strings(&m, "tokenizer.ggml.tokens", 4, tokens);
+    gguf_make_array(&m, "tokenizer.ggml.merges", 8, 0);
+    gguf_make_u32(&m, "tokenizer.ggml.bos_token_id", 0);
+    gguf_make_u32(&m, "tokenizer.ggml.eos_token_id", 2);
+    json_t *t = tokenizer_of(&m);
+    const json_t *single = json_object_get(json_object_get(t, "post_processor"), "single");
+    assert_string_equal(text_of(json_object_get(json_array_get(single, 0), "SpecialToken"), "id"), "<s>");
+    assert_string_equal(text_of(json_object_get(json_array_get(single, 2), "SpecialToken"), "id"), "</s>");
+    json_decref(t);
+    gguf_make_release(&m);
+}
+
 static void unigram(gguf_make *m, uint32_t unknown) {
     static const char *const pieces[] = {"<s>", "<pad>", "</s>", "<unk>", "\u2581a", "[PAD5]"};
     static const float scores[] = {0, 0, 0, 0, -1.5f, -10000};
@@ -318,6 +337,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_word_s_pieces_get_their_marks_back, make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(capitals_in_a_vocabulary_keep_the_text_s, make_test_dir,
                                         remove_test_dir),
+        cmocka_unit_test_setup_teardown(roberta_s_text_has_both_ends, make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(pieces_keep_their_probabilities_and_the_table_its_bytes,
                                         make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(vocabularies_that_lie_are_refused, make_test_dir, remove_test_dir),

@@ -215,6 +215,16 @@ static void layouts_that_lie_are_refused(void **state) {
     expect_refused(&m, LM_CORRUPT, "blk.0.attn_qkv.weight has 63 rows, which can't be parted");
     gguf_make_release(&m);
 
+    gguf_make_init(&m); /* heads whose rows would wrap around to as many as there are */
+    gguf_make_str(&m, "general.architecture", "gptoss");
+    gguf_make_u32(&m, "gptoss.expert_count", EXPERTS);
+    gguf_make_u32(&m, "gptoss.attention.head_count", 871528256);
+    gguf_make_u32(&m, "gptoss.attention.head_count_kv", 3000000000);
+    gguf_make_u32(&m, "gptoss.attention.key_length", 2684518405);
+    tiny_tensor(&m, "blk.0.attn_qkv.weight", 64, WIDTH);
+    expect_refused(&m, LM_CORRUPT, "blk.0.attn_qkv.weight has 64 rows, which can't be parted");
+    gguf_make_release(&m);
+
     start(&m, "qwen2", 1);
     tiny_tensor(&m, "blk.0.attn_q", 2, WIDTH);
     expect_refused(&m, LM_UNSUPPORTED, "blk.0.attn_q has no place");

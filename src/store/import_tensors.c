@@ -83,7 +83,8 @@ static lm_status choose_rows(const lm_plan *p, item *it, const lm_target *target
     it->rows = t->bytes / row_bytes(it);
     if (target->portion == LM_PORTION_ALL) return LM_OK;
     bool pairs = target->portion == LM_PORTION_EVEN || target->portion == LM_PORTION_ODD;
-    if (pairs ? all % 2 : all != q + 2 * kv || it->rows != all) {
+    bool known = q && kv && p->heads <= 65536 && p->kv_heads <= 65536 && p->head_dim <= 65536;
+    if (pairs ? all % 2 : !known || all != q + 2 * kv || it->rows != all) {
         return lm_fail(err, LM_CORRUPT, "tensor " LM_STR_FMT " has %llu rows, which can't be parted",
                        LM_STR_ARG(t->name), (unsigned long long)all);
     }

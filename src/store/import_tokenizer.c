@@ -238,7 +238,8 @@ static lm_status write_buf(const lm_buf *b, const char *dir, const char *name, l
 }
 
 static void set_token(json_t *o, const char *key, const lm_vocab *v, int32_t id) {
-    if (id >= 0) json_object_set_new(o, key, json_stringn(v->tokens[id].ptr, v->tokens[id].len));
+    if (id >= 0 && !lm_vocab_is_filler(v, (uint32_t)id))
+        json_object_set_new(o, key, json_stringn(v->tokens[id].ptr, v->tokens[id].len));
 }
 
 static lm_status read_template(const lm_gguf *g, const char *key, lm_str *out, lm_err *err) {
