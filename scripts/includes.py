@@ -13,7 +13,7 @@ PUBLIC = {
     "base": {"base.h", "file.h", "json.h", "pool.h", "test.h"},
     "http": {"http.h", "client.h"},
     "store": {"store.h", "modelfile.h"},
-    "weights": {"weights.h", "gguf.h", "gguf_make.h", "safetensors_write.h"},
+    "weights": {"weights.h", "gguf.h", "gguf_make.h", "quantize.h", "safetensors_write.h"},
     "mlx": {"backend.h"},  # mlx/mlx.h is MLX's own
 }
 

@@ -37,8 +37,15 @@ static void all_fields_are_read(void **state) {
     r = read_ok("{\"model\":\"m\",\"adapters\":{\"a.gguf\":\"sha256:0\"}}");
     assert_string_equal(json_string_value(json_object_get(r.adapters, "a.gguf")), "sha256:0");
     ollama_create_release(&r);
+    r = read_ok("{\"model\":\"m\",\"quantization\":\"q8_0\"}");
+    assert_true(r.quantizes && r.quantize.quant.bits == 8 && !r.quantize.mixed);
+    ollama_create_release(&r);
+    r = read_ok("{\"model\":\"m\",\"quantize\":\"q4_k_m\",\"quantization\":\"q8_0\"}");
+    assert_true(r.quantizes && r.quantize.quant.bits == 4 && r.quantize.mixed);
+    assert_string_equal(r.quantize.name, "Q4_K_M");
+    ollama_create_release(&r);
     r = read_ok("{\"model\":\"m\"}");
-    assert_true(r.stream && !r.files && !r.from[0]);
+    assert_true(r.stream && !r.files && !r.from[0] && !r.quantizes);
     ollama_create_release(&r);
 }
 
@@ -51,7 +58,10 @@ static void what_cannot_be_is_refused_with_the_remedy(void **state) {
     refused("{\"model\":\"m\",\"files\":{\"\":\"d\"}}", "file path must be relative");
     refused("{\"model\":\"m\",\"adapters\":{\"../x\":\"d\"}}", "file path must be relative");
     refused("{\"model\":\"m\",\"adapters\":{\"x\":1}}", "adapters");
-    refused("{\"model\":\"m\",\"quantization\":\"q8_0\"}", "mlx_lm.convert");
+    refused(
+        "{\"model\":\"m\",\"quantize\":\"q9\"}",
+        "unsupported quantization type Q9 - supported types are F32, F16, BF16, Q4_K_S, Q4_K_M, Q4_K, Q8_0");
+    refused("{\"model\":\"m\",\"quantize\":8}", "CreateRequest.quantize of type string");
     refused("{\"model\":\"m\",\"draft_files\":{\"x\":\"d\"}}", "draft_files");
     refused("{\"model\":\"m\",\"license\":1}", "license");
     refused("{\"model\":\"m\",\"license\":[1]}", "license");

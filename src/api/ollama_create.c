@@ -19,6 +19,30 @@ typedef struct create {
     ollama_progress progress;
 } create;
 
+/* ---- another form of the weights */
+
+static bool converting(void *ctx, uint64_t done, uint64_t total) {
+    create *c = ctx;
+    bool goes_on = ollama_progress_bytes(&c->progress, done, total);
+    if (goes_on && done == total) ollama_progress_status(&c->progress, "verifying conversion");
+    return goes_on;
+}
+
+/* Into the form that was asked for, and in any case into one that runs here. */
+static lm_status convert(create *c, lm_err *err) {
+    const lm_conversion *how = c->r.quantizes ? &c->r.quantize : NULL;
+    lm_form_info is;
+    char doing[100] = "converting model";
+    lm_status st = lm_draft_look(c->draft, &is, err);
+    if (st != LM_OK) return st;
+    if (!is.foreign && (!how || !strcmp(how->name, is.form))) return LM_OK;
+    if (how) snprintf(doing, sizeof doing, "quantizing %s model to %s", is.form, how->name);
+    c->progress.reading = doing;
+    return lm_draft_convert(c->draft, how, converting, c, err);
+}
+
+/* ---- from where */
+
 static lm_status from_model(create *c, lm_err *err) {
     lm_entry model;
     lm_name name;
@@ -33,7 +57,9 @@ static lm_status from_model(create *c, lm_err *err) {
     char reading[800];
     snprintf(reading, sizeof reading, "reading %s", model.name);
     c->progress.reading = reading;
-    return st == LM_OK ? lm_draft_from(c->draft, &model, ollama_progress_bytes, &c->progress, err) : st;
+    if (st == LM_OK) st = lm_draft_from(c->draft, &model, ollama_progress_bytes, &c->progress, err);
+    /* What is in the own store has been looked at when it came. */
+    return st == LM_OK && (c->r.quantizes || !model.managed) ? convert(c, err) : st;
 }
 
 /* ---- files */
@@ -71,6 +97,7 @@ static lm_status from_gguf(create *c, lm_err *err) {
         ollama_progress_status(&c->progress, "parsing GGUF");
         c->progress.reading = "converting model";
         st = lm_draft_import(c->draft, files, n, ollama_progress_bytes, &c->progress, err);
+        if (st == LM_OK && c->r.quantizes) st = convert(c, err);
         if (st == LM_NOT_FOUND || st == LM_CORRUPT) st = LM_INVALID; /* the client's files */
     }
     free(files);
@@ -90,7 +117,8 @@ static lm_status from_directory(create *c, lm_err *err) {
         if (st == LM_NOT_FOUND) st = LM_INVALID;
         if (st != LM_OK) return st;
     }
-    st = lm_draft_check(c->draft, err);
+    st = convert(c, err);
+    if (st == LM_OK) st = lm_draft_check(c->draft, err);
     return st == LM_NOT_FOUND || st == LM_CORRUPT ? LM_INVALID : st;
 }
 

@@ -7,11 +7,13 @@
 typedef struct ollama_create {
     json_t *body; /* what follows is borrowed from it */
     const char *model, *from, *template, *system, *requires;
-    json_t *files;    /* name -> digest, or NULL */
-    json_t *adapters; /* the same, of one adapter */
-    json_t *licenses; /* owned: array of texts, empty when nothing was said */
-    json_t *params;   /* owned: object; "stop" is a list in it */
-    json_t *messages; /* owned: array in Ollama's form */
+    json_t *files;          /* name -> digest, or NULL */
+    json_t *adapters;       /* the same, of one adapter */
+    json_t *licenses;       /* owned: array of texts, empty when nothing was said */
+    json_t *params;         /* owned: object; "stop" is a list in it */
+    json_t *messages;       /* owned: array in Ollama's form */
+    lm_conversion quantize; /* when it was asked for */
+    bool quantizes;
     bool stream;
 } ollama_create_request;
 

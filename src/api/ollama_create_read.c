@@ -75,18 +75,21 @@ static bool is_version(const char *text) {
     }
 }
 
+static void read_quantize(lm_fields *f, ollama_create_request *r) {
+    const char *quantize = "", *older = "";
+    lm_field_str(f, "quantize", &quantize, NULL);
+    lm_field_str(f, "quantization", &older, NULL);
+    if (!quantize[0]) quantize = older;
+    r->quantizes = quantize[0] != '\0';
+    if (r->quantizes && f->st == LM_OK) f->st = lm_conversion_parse(quantize, &r->quantize, &f->err);
+}
+
 /* What Ollama's models may hold and this server does not run: said before anything is done. */
 static void read_unsupported(lm_fields *f) {
-    const char *quantize = "", *quantization = "", *host = "";
-    lm_field_str(f, "quantize", &quantize, NULL);
-    lm_field_str(f, "quantization", &quantization, NULL);
+    const char *host = "";
     lm_field_str(f, "remote_host", &host, NULL);
     json_t *drafts = read_files(f, "draft_files");
     if (json_object_size(drafts)) refuse(f, "draft models are not supported: leave draft_files out");
-    if (quantize[0] || quantization[0])
-        refuse(f,
-               "quantize is not supported: quantise the model first (mlx_lm.convert -q) and create from the "
-               "result, or create from a quantised GGUF file");
     if (host[0]) refuse(f, "remote models are not supported: leave remote_host out");
 }
 
@@ -116,6 +119,7 @@ lm_status ollama_create_read(lm_str body, ollama_create_request *out, lm_err *er
     lm_name parsed;
     if (f.st == LM_OK) f.st = lm_name_parse(lm_str_of(r.model), &parsed, &f.err);
     read_unsupported(&f);
+    read_quantize(&f, &r);
     if (r.template[0] && f.st == LM_OK) f.st = lm_go_template_check(lm_str_of(r.template), &f.err);
     if (images) refuse(&f, "images in messages are not supported");
     if (r.requires[0] && !is_version(r.requires)) refuse(&f, "requires must be a valid semver (e.g. 0.14.0)");

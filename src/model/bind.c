@@ -451,7 +451,9 @@ static void bind_moe(binder *b, lm_layer *l) {
     if (b->st == LM_OK && (has(b, name, "") || has(b, name, ".weight"))) {
         b->st =
             lm_fail(b->err, LM_UNSUPPORTED,
-                    "the experts are stored one by one as %s; convert the model with mlx_lm.convert", name);
+                    "the experts are stored as their makers do it (%s), which MLX does not run as it lies: create a model "
+                    "from it (ollama create, with this one after FROM)",
+                    name);
         return;
     }
     name_of(name, "%s.%s", n->block, n->router);

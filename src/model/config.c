@@ -214,7 +214,8 @@ static void read_quant(lm_config *c, lm_reader *r) {
         if (method) {
             r->st = lm_fail(
                 r->err, LM_UNSUPPORTED,
-                "the weights are quantised by %.40s; convert the unquantised model with mlx_lm.convert -q",
+                "the weights are quantised by %.40s, which has no exact form for MLX: create from the unquantised "
+                "release of the model, with quantize",
                 method);
             return;
         }

@@ -107,7 +107,7 @@ static void what_is_unknown_is_named_with_what_is_known(void **state) {
     refuse("{" LLAMA ",\"quantization\":{\"bits\":7,\"group_size\":64}}", LM_UNSUPPORTED,
            "7 bits in groups of 64");
     refuse("{" LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", LM_UNSUPPORTED,
-           "quantised by gptq; convert");
+           "quantised by gptq, which");
 }
 
 #define BERT                                                                                                 \

@@ -61,12 +61,12 @@ static void remove_tree(char **path) {
 
 /* Blobs that came with a draft of which nothing became are noted as those of a removed model: pruned now, and
  * not in an hour. Best effort: where it fails the hour holds. */
-static void give_up(lm_draft *d) {
+static void give_up(lm_draft *d, const lm_layer *layers, uint32_t n) {
     lm_manifest gone = {0};
     lm_buf text;
     lm_buf_init(&text, 64u << 20);
-    for (uint32_t i = 0; i < d->m.n; i++)
-        if (!d->m.layers[i].existing) *lm_manifest_add(&gone, "", "") = d->m.layers[i];
+    for (uint32_t i = 0; i < n; i++)
+        if (!layers[i].existing) *lm_manifest_add(&gone, "", "") = layers[i];
     if (gone.n) {
         gone.config = gone.layers[0];
         lm_manifest_write(&gone, &text);
@@ -78,7 +78,7 @@ static void give_up(lm_draft *d) {
 
 void lm_draft_close(lm_draft *d) {
     if (!d) return;
-    if (!d->committed) give_up(d);
+    if (!d->committed) give_up(d, d->m.layers, d->m.n);
     remove_tree(&d->staging);
     remove_tree(&d->view);
     close(d->users);
@@ -392,6 +392,60 @@ lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm
     return st;
 }
 
+/* The draft as the model directory that it would be, d->view. */
+static lm_status make_view(lm_draft *d, lm_err *err) {
+    remove_tree(&d->view);
+    lm_status st = lm_own_temp(d->own, &d->view, err);
+    return st == LM_OK ? lm_view_make(d->own, &d->m, d->view, err) : st;
+}
+
+/* ---- converted */
+
+lm_status lm_draft_look(lm_draft *d, lm_form_info *out, lm_err *err) {
+    lm_status st = make_view(d, err);
+    return st == LM_OK ? lm_convert_look(d->view, out, err) : st;
+}
+
+static bool is_of_weights(const lm_layer *l) {
+    return lm_layer_kind_of(l) == LM_LAYER_FILE &&
+           (ends(l->name, ".safetensors") || ends(l->name, ".safetensors.index.json") ||
+            !strcmp(l->name, "config.json"));
+}
+
+static void drop_weights(lm_draft *d) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        lm_layer l = d->m.layers[i];
+        if (is_of_weights(&l)) {
+            give_up(d, &l, 1);
+            free(l.from);
+        } else {
+            d->m.layers[n++] = l;
+        }
+    }
+    d->m.n = n;
+}
+
+lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progress *progress, void *ctx,
+                           lm_err *err) {
+    const char *staging = NULL;
+    lm_status st = make_view(d, err);
+    if (st == LM_OK) st = lm_draft_staging(d, &staging, err);
+    if (st != LM_OK) return st;
+    char *made = lm_path_join(staging, "converted");
+    if (mkdir(made, 0755) != 0) st = lm_own_fail(err, "make directory", made);
+    if (st == LM_OK) st = lm_convert_dir(d->view, made, how, progress, ctx, err);
+    if (st == LM_OK) {
+        drop_weights(d);
+        st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+    }
+    free(made);
+    if (st == LM_OK) st = lm_draft_check(d, err);
+    if (st == LM_OK && json_is_object(d->config))
+        json_object_set_new(d->config, "file_type", json_string(d->info.quantization));
+    return st;
+}
+
 /* ---- an adapter */
 
 lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err *err) {
@@ -448,9 +502,7 @@ lm_status lm_draft_adopt(lm_draft *d, lm_str text, lm_err *err) {
 /* ---- the end */
 
 lm_status lm_draft_check(lm_draft *d, lm_err *err) {
-    remove_tree(&d->view);
-    lm_status st = lm_own_temp(d->own, &d->view, err);
-    if (st == LM_OK) st = lm_view_make(d->own, &d->m, d->view, err);
+    lm_status st = make_view(d, err);
     if (st == LM_OK) st = lm_model_inspect(d->view, &d->info, err);
     d->checked = st == LM_OK;
     return st;

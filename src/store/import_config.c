@@ -365,6 +365,12 @@ static void set_sampling(lm_meta *r, json_t *generation) {
     if (any) json_object_set_new(generation, "do_sample", json_boolean(!greedy));
 }
 
+/* Of the numbers, and of scales: what mlx_lm.convert would cast to. */
+static const char *dtype_of(const lm_gguf *g) {
+    const lm_gguf_tensor *t = lm_gguf_find(g, "token_embd.weight");
+    return t && t->type == LM_GGML_BF16 ? "bfloat16" : t && t->type == LM_GGML_F32 ? "float32" : "float16";
+}
+
 lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *p, const char *dir,
                            lm_err *err) {
     lm_vocab vocab = {0};
@@ -374,7 +380,7 @@ lm_status lm_import_config(const lm_gguf *g, const lm_family *f, const lm_plan *
     json_t *quantization = lm_plan_quantization(p);
     lm_meta_set(&r, "architectures", json_pack("[s]", f->class_name));
     lm_meta_set(&r, "model_type", json_string(f->model_type));
-    lm_meta_set(&r, "torch_dtype", json_string("float16"));
+    lm_meta_set(&r, "torch_dtype", json_string(dtype_of(g)));
     if (f->encoder)
         lm_encoder_config(&r);
     else

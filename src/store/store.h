@@ -13,6 +13,7 @@
 #define LM_STORE_H
 
 #include "base/base.h"
+#include "weights/weights.h"
 
 typedef struct lm_store lm_store;
 
@@ -87,6 +88,37 @@ lm_status lm_blob_write(lm_blob *b, lm_str bytes, lm_err *err) LM_CHECKED;
 lm_status lm_blob_commit(lm_blob *b, const char *digest, lm_err *err) LM_CHECKED;
 void lm_blob_close(lm_blob *b); /* drops what was not committed; NULL allowed */
 
+/* ---- conversion (docs/CONVERT.md) */
+
+/* What shall become of a model's numbers. */
+typedef struct lm_conversion {
+    char name[16];       /* as it was asked for, in capitals: "Q4_K_M" */
+    lm_quant_spec quant; /* NONE: numbers of dtype */
+    lm_dtype dtype;      /* of quant NONE */
+    bool mixed;          /* the layers that lose most get 6 bits */
+} lm_conversion;
+/* Ollama's and MLX's names, without regard to case. LM_INVALID: Ollama's text, with the names that there are. */
+lm_status lm_conversion_parse(const char *name, lm_conversion *out, lm_err *err) LM_CHECKED;
+
+/* What a model directory's weights are. */
+typedef struct lm_form_info {
+    char form[16];  /* "F16", "BF16", "F32": what most of them are; "" when they are quantised already */
+    bool foreign;   /* they have to be converted (how NULL) before they run here or in mlx-lm */
+} lm_form_info;
+lm_status lm_convert_look(const char *dir, lm_form_info *out, lm_err *err) LM_CHECKED;
+
+/* Writes the weights of the model directory `from` and its config.json, converted, into the directory `to`, which has
+ * neither; other files are left to the caller. how NULL: in the form that MLX has, numbers as they are. Memory is
+ * independent of the model's size; what is half done is the caller's to remove. LM_UNSUPPORTED: cannot be converted. */
+lm_status lm_convert_dir(const char *from, const char *to, const lm_conversion *how, lm_store_progress *progress, void *ctx,
+                         lm_err *err) LM_CHECKED;
+
+/* NAME as a plain model directory at dir, which must not exist: it appears whole or not at all. Files are cloned where the file
+ * system can, else copied: they are the caller's to change. Foreign weights are converted. LM_NOT_FOUND, LM_INVALID,
+ * LM_NO_SPACE, LM_BUSY: another export to this place is running. */
+lm_status lm_store_export(lm_store *s, const char *name, const char *dir, lm_store_progress *progress, void *ctx,
+                          lm_err *err) LM_CHECKED;
+
 /* ---- drafts: a model of the own store in the making. It appears whole, with commit, or not at all.
  * While a draft is open nothing that it has taken in can be pruned. By one thread at a time. */
 typedef struct lm_draft lm_draft;
@@ -144,6 +176,11 @@ lm_status lm_adapter_source_of(lm_store *s, const lm_named_blob *files, uint32_t
     LM_CHECKED;
 /* Converts it (lm_import_adapter) and adds it. Fails as loading would where it doesn't fit the model. */
 lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err *err) LM_CHECKED;
+/* Converts the weights that the draft has so far (lm_convert_dir). */
+lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progress *progress, void *ctx,
+                           lm_err *err) LM_CHECKED;
+/* What they are (lm_convert_look). */
+lm_status lm_draft_look(lm_draft *d, lm_form_info *out, lm_err *err) LM_CHECKED;
 /* The text of a kind that the draft has so far into out; nothing when it has none. */
 lm_status lm_draft_text(lm_draft *d, lm_layer_kind kind, lm_buf *out, lm_err *err) LM_CHECKED;
 void lm_draft_drop(lm_draft *d, lm_layer_kind kind);

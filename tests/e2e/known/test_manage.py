@@ -262,6 +262,7 @@ STEPS = [
     ("DELETE", "/api/delete", {"model": "b"}),
     ("POST", "/api/create", {"model": "c", "from": "a", "messages": [{"role": "user", "content": "x"}], "stream": False}),
     ("DELETE", "/api/delete", {"model": "a"}),
+    ("POST", "/api/create", {"model": "d", "from": "tiny-hello", "quantize": "q8_0", "stream": False}),
 ]
 
 
