@@ -18,6 +18,7 @@ FAMILIES = ["llama-f32", "llama-q8-g64", "llama-q4-g32", "llama-mxfp4", "llama-b
             "mixtral-q4", "gpt-oss-mxfp4", "gpt-oss-bf16", "phi3-q4", "gemma2-q6", "gemma3-q4", "granite-q8", "olmo2-f32", "smollm3-f32",
             "llama-mxfp8", "qwen2-nvfp4", "gpt-oss-mxfp8", "qwen3-moe-nvfp4"]
 UNEVEN = ["uneven-f32", "uneven-q4", "uneven-fused", "uneven-experts", "uneven-biases"]
+ADAPTED = ["adapted-uneven-f32", "adapted-uneven-q4", "adapted-uneven-fused", "adapted-uneven-biases"]
 MLX = ["--backend", "mlx", "--device", "cpu"]
 
 
@@ -57,6 +58,7 @@ def with_tokenizer(source, target, ends=True):
 def make_uneven(root):
     """Three key/value heads and an odd number of quantisation groups: no two ranks get as much as each other."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+    import make_adapters
     import make_models as golden
 
     odd = dict(hidden_size=192, num_attention_heads=6, num_key_value_heads=3, head_dim=32, intermediate_size=160)
@@ -72,6 +74,11 @@ def make_uneven(root):
         if c["specs"]:
             golden.set_quantization(c)
         golden.build(c).save(root / c["name"])
+        if "adapted-" + c["name"] in ADAPTED:
+            adapted = root / ("adapted-" + c["name"])
+            golden.build(c).save(adapted)
+            parts = make_adapters.ATTENTION + make_adapters.MLP + make_adapters.FUSED + ["lm_head"]
+            make_adapters.save_kept(adapted / "adapter", make_adapters.pairs(c, 5, parts, 1), 1.5, "F32")
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +91,7 @@ def models(tmp_path_factory):
     with_tokenizer(Path(golden) / "smollm3-f32", root / "endless", ends=False)
     sources = tmp_path_factory.mktemp("uneven")
     make_uneven(sources)
-    for name in UNEVEN:
+    for name in UNEVEN + ADAPTED:
         with_tokenizer(sources / name, root / name)
     return root
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FAMILIES, MLX, UNEVEN, Bridge, hostfile, ids
+from .conftest import ADAPTED, FAMILIES, MLX, UNEVEN, Bridge, hostfile, ids
 
 DEEP = ["qwen3-moe-q4", "gpt-oss-mxfp4", "gemma2-q6", "gemma3-q4"]  # four layers at least
 # what cannot be dealt out by heads or groups, over 2 ranks
@@ -17,7 +17,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog"
 def alone(models):
     """What one process says, for each model."""
     with Bridge(*MLX, roots=[models]) as server:
-        return {name: ids(server, name, PROMPT) for name in FAMILIES + UNEVEN}
+        return {name: ids(server, name, PROMPT) for name in FAMILIES + UNEVEN + ADAPTED}
 
 
 def test_two_ranks_with_a_part_of_each_layer(alone, ranks):
@@ -42,6 +42,15 @@ def test_unequal_parts(alone, ranks, size):
     server = ranks(size, "--distributed-mode", "tensor")
     for name in UNEVEN:
         assert ids(server, name, PROMPT, n=12) == alone[name][:len(PROMPT) + 12], name
+
+
+@pytest.mark.parametrize("size, mode", [(2, "tensor"), (3, "tensor"), (2, "pipeline")])
+def test_adapters_are_dealt_out_with_what_they_change(alone, ranks, size, mode):
+    server = ranks(size, "--distributed-mode", mode)
+    for name in ADAPTED:
+        assert alone[name] != alone[name.removeprefix("adapted-")]
+        assert ids(server, name, PROMPT, n=12) == alone[name][:len(PROMPT) + 12], name
+        assert server.health()["cluster"]["mode"] == mode, name
 
 
 def test_keys_and_values_in_fewer_bits(models, ranks):

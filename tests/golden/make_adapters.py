@@ -80,13 +80,23 @@ def pairs(c, rank, parts, seed):
 
 
 def save(path, tensors, dtype):
+    """A scale is F32 whatever the others are."""
     w = Weights(dict(dtype=dtype, seed=0, quant=None, config={}))
     for name, x in tensors.items():
-        w.put(name, x)
+        w.put(name, x, "F32" if name.endswith(".scale") else None)
     w.save(path.parent / "made")
     (path.parent / "made" / "model.safetensors").rename(path)
     (path.parent / "made" / "config.json").unlink()
     (path.parent / "made").rmdir()
+
+
+def save_kept(path, both, scale, dtype):
+    """As the server keeps it in its store, and finds it beside a model's files."""
+    tensors = {}
+    for name, (a, b) in both.items():
+        name = name[name.index("layers."):] if "layers." in name else name
+        tensors |= {name + ".lora_a": a, name + ".lora_b": b, name + ".scale": np.array([scale])}
+    save(path, tensors, dtype)
 
 
 def permuted(x, heads):
