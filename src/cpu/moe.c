@@ -115,17 +115,85 @@ static uint32_t spread(const lm_product *like, uint32_t n_experts, const uint32_
     return n;
 }
 
+/* The rows of a step by the experts that they go to. */
+typedef struct dealt {
+    lm_step *s;
+    const lm_tensor *x;
+    const route *routes;
+    uint32_t n, n_experts; /* n: rows times top_k, one place each */
+    const uint32_t *counts, *firsts;
+    lm_product *list; /* (n_experts) */
+} dealt;
+
+/* Each place's row times its expert of the stack w: (n, rows of w). in: x, or what has a row for each place
+ * already. */
+static lm_tensor *by_expert(dealt *d, const lm_tensor *in, const lm_linear *w) {
+    const lm_act *act = d->s->failed ? NULL : lm_step_acts(d->s, in, w->act_kind);
+    lm_tensor *y = act ? lm_step_tensor(d->s, d->n, w->m.rows) : NULL;
+    const uint8_t *acts = !y ? NULL : in == d->x ? gather_acts(d->s, act, d->routes, d->n) : act->rows;
+    if (!acts) return NULL;
+    lm_product p = {
+        .w = w, .n = w->m.rows, .acts = acts, .act_stride = act->stride, .y = y->data, .y_stride = y->stride};
+    lm_run_products(d->s, d->list, spread(&p, d->n_experts, d->counts, d->firsts, d->list));
+    return d->s->failed ? NULL : y;
+}
+
+/* The same with what an adapter adds; delta NULL: none. */
+static lm_tensor *adapted(dealt *d, const lm_tensor *in, const lm_linear *w, const lm_delta *delta) {
+    lm_tensor *y = by_expert(d, in, w);
+    if (!y || !delta || !delta->a) return y;
+    lm_tensor *small = by_expert(d, in, delta->a), *more = small ? by_expert(d, small, delta->b) : NULL;
+    return more ? lm_op_add(d->s, y, more, delta->scale) : NULL;
+}
+
+/* act(gate) * up of each place: (n, ffn). */
+static lm_tensor *hidden_of(dealt *d, const lm_moe *m, lm_product *glu) {
+    lm_step *s = d->s;
+    const lm_tensor *x = d->x;
+    const lm_delta *deltas = m->deltas;
+    if (deltas && (deltas[LM_MOE_GATE].a || deltas[LM_MOE_UP].a)) {
+        lm_tensor *gate = adapted(d, x, m->experts.gate, &deltas[LM_MOE_GATE]);
+        lm_tensor *up = gate ? adapted(d, x, m->experts.up, &deltas[LM_MOE_UP]) : NULL;
+        return up ? lm_op_gated(s, gate, up, m->experts.act) : NULL;
+    }
+    const lm_act *act = lm_step_acts(s, x, glu->w->act_kind);
+    const lm_act *up_act = act ? lm_step_acts(s, x, glu->up->act_kind) : NULL;
+    lm_tensor *hidden = up_act ? lm_step_tensor(s, d->n, glu->n) : NULL;
+    if (!hidden) return NULL;
+    glu->acts = gather_acts(s, act, d->routes, d->n);
+    glu->up_acts = up_act == act ? glu->acts : gather_acts(s, up_act, d->routes, d->n);
+    if (s->failed) return NULL;
+    glu->act_stride = act->stride;
+    glu->up_act_stride = up_act->stride;
+    glu->y = hidden->data;
+    glu->y_stride = hidden->stride;
+    lm_run_products(s, d->list, spread(glu, d->n_experts, d->counts, d->firsts, d->list));
+    return s->failed ? NULL : hidden;
+}
+
+static lm_tensor *router_logits(lm_step *s, const lm_tensor *x, const lm_moe *m) {
+    lm_tensor *logits = NULL, *small = NULL, *more = NULL;
+    lm_op_linears(s, x, &m->router, 1, &logits);
+    const lm_delta *delta = m->deltas ? &m->deltas[LM_MOE_ROUTER] : NULL;
+    if (!delta || !delta->a) return logits;
+    lm_op_linears(s, x, &delta->a, 1, &small);
+    if (small) lm_op_linears(s, small, &delta->b, 1, &more);
+    return more ? lm_op_add(s, logits, more, delta->scale) : NULL;
+}
+
 lm_tensor *lm_op_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
     if (s->failed) return NULL;
     lm_product glu;
     if (!lm_glu_product(s, &m->experts, &glu) || !check_moe(s, x, m, &glu)) return NULL;
+    /* before the mark: they serve whatever else reads x */
     const lm_act *act = lm_step_acts(s, x, glu.w->act_kind);
     const lm_act *up_act = act ? lm_step_acts(s, x, glu.up->act_kind) : NULL;
+    for (int i = LM_MOE_GATE; m->deltas && up_act && i <= LM_MOE_UP; i++)
+        if (m->deltas[i].a) up_act = lm_step_acts(s, x, m->deltas[i].a->act_kind);
     lm_tensor *out = up_act ? lm_step_tensor(s, x->n_rows, m->experts.down->m.rows) : NULL;
     if (!out || x->n_rows == 0) return out;
 
-    lm_tensor *logits = NULL;
-    lm_op_linears(s, x, &m->router, 1, &logits);
+    lm_tensor *logits = router_logits(s, x, m);
     lm_arena_mark mark = lm_arena_mark_now(&s->dev->layer_arena);
     uint32_t n = x->n_rows * m->top_k;
     route *routes = lm_step_take(s, n * sizeof *routes);
@@ -137,27 +205,11 @@ lm_tensor *lm_op_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
         route_row(m, logits->data + r * logits->stride, r, routes + (size_t)r * m->top_k);
     sort_routes(routes, n, m->n_experts, counts, firsts);
 
-    lm_tensor *hidden = lm_step_tensor(s, n, glu.n);
-    glu.acts = gather_acts(s, act, routes, n);
-    glu.up_acts = up_act == act ? glu.acts : gather_acts(s, up_act, routes, n);
-    if (s->failed) return NULL;
-    glu.act_stride = act->stride;
-    glu.up_act_stride = up_act->stride;
-    glu.y = hidden->data;
-    glu.y_stride = hidden->stride;
-    lm_run_products(s, list, spread(&glu, m->n_experts, counts, firsts, list));
-
-    const lm_act *hidden_act = s->failed ? NULL : lm_step_acts(s, hidden, m->experts.down->act_kind);
-    lm_tensor *parts = hidden_act ? lm_step_tensor(s, n, out->width) : NULL;
+    dealt d = {s, x, routes, n, m->n_experts, counts, firsts, list};
+    lm_tensor *hidden = hidden_of(&d, m, &glu);
+    lm_tensor *parts =
+        hidden ? adapted(&d, hidden, m->experts.down, m->deltas ? &m->deltas[LM_MOE_DOWN] : NULL) : NULL;
     if (!parts) return NULL;
-    lm_product down = {.w = m->experts.down,
-                       .n = out->width,
-                       .acts = hidden_act->rows,
-                       .act_stride = hidden_act->stride,
-                       .y = parts->data,
-                       .y_stride = parts->stride};
-    lm_run_products(s, list, spread(&down, m->n_experts, counts, firsts, list));
-    if (s->failed) return NULL;
     mix job = {s->k, routes, parts, out, m->top_k};
     lm_run_rows(s->dev, mix_rows, &job, x->n_rows, (size_t)out->width * m->top_k);
     lm_arena_back(&s->dev->layer_arena, mark);

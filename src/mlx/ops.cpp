@@ -64,6 +64,12 @@ mx::array columns_of(const mx::array &x, uint32_t first, uint32_t width, mx::Dev
     return mx::slice(x, {0, static_cast<int>(first)}, {x.shape(0), static_cast<int>(first + width)}, where);
 }
 
+/* y + scale * more, in y's type. */
+mx::array with_delta(const mx::array &y, const mx::array &more, float scale, mx::Device where) {
+    mx::array scaled = scale == 1 ? more : mx::multiply(more, mx::array(scale, more.dtype()), where);
+    return mx::add(y, mx::astype(scaled, y.dtype(), where), where);
+}
+
 mx::array indices(const uint32_t *index, uint32_t n) {
     return mx::array(index, {static_cast<int>(n)}, mx::uint32);
 }
@@ -150,7 +156,13 @@ lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
         int k = static_cast<int>(m->top_k), n = x->a.shape(0), width = x->a.shape(1);
-        mx::array logits = mx::astype(lm_mlx_product(x->a, m->router), mx::float32, where);
+        mx::array routed = lm_mlx_product(x->a, m->router);
+        const lm_delta *deltas = m->deltas;
+        if (deltas && deltas[LM_MOE_ROUTER].a) {
+            const lm_delta &d = deltas[LM_MOE_ROUTER];
+            routed = with_delta(routed, lm_mlx_product(lm_mlx_product(x->a, d.a), d.b), d.scale, where);
+        }
+        mx::array logits = mx::astype(routed, mx::float32, where);
         if (m->softmax_first) logits = mx::softmax(logits, -1, true, where);
         mx::array which =
             mx::slice(mx::argpartition(mx::negative(logits, where), k - 1, -1, where), {0, 0}, {n, k}, where);
@@ -161,14 +173,20 @@ lm_tensor *lm_mlx_moe(lm_step *s, const lm_tensor *x, const lm_moe *m) {
             share = mx::divide(share, mx::sum(share, -1, true, where), where);
         mx::array rows = mx::reshape(x->a, {n, 1, 1, width}, where);
         const lm_mlp *e = &m->experts;
+        auto product = [&](const mx::array &in, const lm_linear *w, int what) {
+            mx::array y = lm_mlx_product_of(in, w, which);
+            if (!deltas || !deltas[what].a) return y;
+            mx::array small = lm_mlx_product_of(in, deltas[what].a, which);
+            return with_delta(y, lm_mlx_product_of(small, deltas[what].b, which), deltas[what].scale, where);
+        };
         auto each = [&] {
             if (e->fused) {
                 auto [gate, up] = halves(lm_mlx_product_of(rows, e->fused, which), where);
                 return gated(e, gate, up);
             }
-            return gated(e, lm_mlx_product_of(rows, e->gate, which), lm_mlx_product_of(rows, e->up, which));
+            return gated(e, product(rows, e->gate, LM_MOE_GATE), product(rows, e->up, LM_MOE_UP));
         };
-        mx::array y = mx::squeeze(lm_mlx_product_of(each(), e->down, which), 2, where); /* (n, k, width) */
+        mx::array y = mx::squeeze(product(each(), e->down, LM_MOE_DOWN), 2, where); /* (n, k, width) */
         share = mx::expand_dims(mx::astype(share, y.dtype(), where), -1, where);
         return mx::sum(mx::multiply(y, share, where), 1, false, where);
     });
@@ -185,8 +203,7 @@ lm_tensor *lm_mlx_keep(lm_step *s, lm_tensor *x) {
 lm_tensor *lm_mlx_add(lm_step *s, lm_tensor *x, const lm_tensor *y, float scale) {
     return lm_mlx_op(s, [&] {
         mx::Device where = s->dev->where;
-        mx::array more = scale == 1 ? y->a : mx::multiply(y->a, mx::array(scale, y->a.dtype()), where);
-        return mx::add(x->a, mx::astype(more, x->a.dtype(), where), where);
+        return with_delta(x->a, y->a, scale, where);
     });
 }
 

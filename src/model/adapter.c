@@ -50,8 +50,9 @@ uint32_t lm_adapter_rank(const lm_adapter *a) {
     for (uint32_t i = 0; i < lm_weights_count(a->w); i++) {
         lm_view v;
         const char *name = lm_weights_name(a->w, i, &v);
-        if (lm_str_ends(lm_str_of(name), LM_STR(".lora_a")) && v.n_dims == 2 && v.dims[0] > most)
-            most = v.dims[0];
+        uint64_t rank =
+            v.n_dims > 1 && lm_str_ends(lm_str_of(name), LM_STR(".lora_a")) ? v.dims[v.n_dims - 2] : 0;
+        if (rank > most) most = rank;
     }
     return most < UINT32_MAX ? (uint32_t)most : UINT32_MAX;
 }
@@ -71,19 +72,26 @@ static bool is_float(lm_dtype t) {
     return t == LM_F32 || t == LM_F16 || t == LM_BF16;
 }
 
-static lm_matrix matrix_of(const lm_view *v) {
-    return (lm_matrix){.quant = {.kind = LM_QUANT_NONE},
+/* As a matrix, or a stack of n_experts. False: it is none. */
+static bool matrix_of(const lm_view *v, uint32_t n_experts, lm_matrix *out) {
+    bool stack = n_experts > 1;
+    if (v->n_dims != 2u + stack || !is_float(v->dtype) || (stack && v->dims[0] != n_experts)) return false;
+    uint64_t rows = v->dims[stack], cols = v->dims[1 + stack];
+    if (!rows || !cols || rows > UINT32_MAX || cols > UINT32_MAX) return false;
+    *out = (lm_matrix){.quant = {.kind = LM_QUANT_NONE},
                        .dtype = v->dtype,
-                       .n_experts = 1,
-                       .rows = (uint32_t)v->dims[0],
-                       .cols = (uint32_t)v->dims[1],
+                       .n_experts = n_experts,
+                       .rows = (uint32_t)rows,
+                       .cols = (uint32_t)cols,
                        .codes = v->data,
-                       .row_bytes = v->dims[1] * lm_dtype_size(v->dtype)};
+                       .row_bytes = cols * lm_dtype_size(v->dtype)};
+    return true;
 }
 
-lm_status lm_adapter_find(lm_adapter *a, const char *name, uint32_t rows, uint32_t cols, lm_adapter_pair *out,
+lm_status lm_adapter_find(lm_adapter *a, const char *name, const lm_matrix *w, lm_adapter_pair *out,
                           bool *there, lm_err *err) {
     lm_view down, up, scale;
+    lm_adapter_pair pair = {.scale = NAN};
     *there = false;
     if (!a) return LM_OK;
     bool has_a = find(a, name, "lora_a", &down), has_b = find(a, name, "lora_b", &up);
@@ -91,22 +99,22 @@ lm_status lm_adapter_find(lm_adapter *a, const char *name, uint32_t rows, uint32
     if (!has_a && !has_b && !has_scale) return LM_OK;
     if (!has_a || !has_b || !has_scale)
         return lm_fail(err, LM_CORRUPT, "the adapter has only a part of %s", name);
-    if (down.n_dims != 2 || up.n_dims != 2 || !is_float(down.dtype) || !is_float(up.dtype) || !down.dims[0] ||
-        down.dims[0] > UINT32_MAX || down.dims[0] != up.dims[1])
-        return lm_fail(err, LM_CORRUPT, "the adapter's matrices of %s do not belong together", name);
-    if (down.dims[1] != cols || up.dims[0] != rows)
+    if (!matrix_of(&down, w->n_experts, &pair.a) || !matrix_of(&up, w->n_experts, &pair.b) ||
+        pair.a.rows != pair.b.cols)
         return lm_fail(err, LM_CORRUPT,
-                       "the adapter changes %s as a matrix of %llu by %llu, this model's is %u by %u: it was "
-                       "made for another model",
-                       name, (unsigned long long)up.dims[0], (unsigned long long)down.dims[1], rows, cols);
-    float strength = 0;
-    if (scale.dtype == LM_F32 && scale.bytes == sizeof strength)
-        memcpy(&strength, scale.data, sizeof strength);
-    else
-        strength = NAN;
-    if (!isfinite(strength))
+                       "the adapter's matrices of %s do not belong together, or not to %u experts", name,
+                       w->n_experts);
+    if (pair.a.cols != w->cols || pair.b.rows != w->rows)
+        return lm_fail(
+            err, LM_CORRUPT,
+            "the adapter changes %s as a matrix of %u by %u, this model's is %u by %u: it was made for "
+            "another model",
+            name, pair.b.rows, pair.a.cols, w->rows, w->cols);
+    if (scale.dtype == LM_F32 && scale.bytes == sizeof pair.scale)
+        memcpy(&pair.scale, scale.data, sizeof pair.scale);
+    if (!isfinite(pair.scale))
         return lm_fail(err, LM_CORRUPT, "the adapter's scale of %s is not one finite number", name);
-    *out = (lm_adapter_pair){.a = matrix_of(&down), .b = matrix_of(&up), .scale = strength};
+    *out = pair;
     *there = true;
     return LM_OK;
 }

@@ -22,9 +22,9 @@ typedef struct lm_adapter_pair {
     float scale;
 } lm_adapter_pair;
 
-/* Of the matrix `name` ("layers.3.self_attn.q_proj", "lm_head") of the model, (rows, cols). *there: it says
- * something. LM_CORRUPT: what doesn't fit. a may be NULL. */
-lm_status lm_adapter_find(lm_adapter *a, const char *name, uint32_t rows, uint32_t cols, lm_adapter_pair *out,
+/* Of the matrix `name` ("layers.3.self_attn.q_proj", "lm_head") of the model, as w has it (a stack has
+ * stacks). *there: it says something. LM_CORRUPT: what doesn't fit. a may be NULL. */
+lm_status lm_adapter_find(lm_adapter *a, const char *name, const lm_matrix *w, lm_adapter_pair *out,
                           bool *there, lm_err *err) LM_CHECKED;
 /* LM_UNSUPPORTED: names a tensor that no matrix has asked for. a may be NULL. */
 lm_status lm_adapter_used_up(const lm_adapter *a, lm_err *err) LM_CHECKED;

@@ -262,7 +262,7 @@ static const lm_vector *vector(binder *b, const char *part, uint32_t n, float of
 static bool find_pair(binder *b, const char *name, const found *f, lm_adapter_pair *out) {
     bool there = false;
     if (b->st != LM_OK) return false;
-    b->st = lm_adapter_find(b->m->adapter, name, f->w.rows, f->w.cols, out, &there, b->err);
+    b->st = lm_adapter_find(b->m->adapter, name, &f->w, out, &there, b->err);
     return b->st == LM_OK && there;
 }
 
@@ -295,6 +295,11 @@ static void layer_delta(binder *b, delta_of *kind, const char *part, const found
     if (!b->deltas) return;
     name_of(name, "%s.%s", b->layer + strlen(b->prefix), part);
     kind(b, name, f, first, n, &b->deltas[which]);
+}
+
+/* Of a whole name what comes after the layer's. */
+static const char *below(const binder *b, const char *name) {
+    return name + strlen(b->layer) + 1;
 }
 
 /* ---- a layer */
@@ -467,17 +472,22 @@ static void bind_moe(binder *b, lm_layer *l) {
     uint32_t first = 0, n_ours = 0, ffn = c->expert_ffn;
     if (find_in_layer(b, name, c->n_experts, c->width, bias, &f))
         l->moe.router = rows_of(b, &f, 0, c->n_experts);
+    layer_delta(b, delta_rows, name, &f, 0, c->n_experts, LM_DELTA_ROUTER);
+    if (b->deltas) l->moe.deltas = &b->deltas[LM_DELTA_ROUTER];
     name_of(name, "%s.%s.%s.down_proj", b->layer, n->block, n->experts);
     if (!find_linear(b, name, c->n_experts, c->width, ffn, bias, &down) ||
         !inner_columns(b, &down, "the experts", &first, &n_ours))
         return;
     l->moe.experts.down = columns_of(b, &down, first, n_ours);
+    layer_delta(b, delta_columns, below(b, name), &down, first, n_ours, LM_DELTA_DOWN);
     name_of(name, "%s.%s.%s.gate_proj", b->layer, n->block, n->experts);
     if (find_linear(b, name, c->n_experts, ffn, c->width, bias, &f))
         l->moe.experts.gate = rows_of(b, &f, first, n_ours);
+    layer_delta(b, delta_rows, below(b, name), &f, first, n_ours, LM_DELTA_GATE);
     name_of(name, "%s.%s.%s.up_proj", b->layer, n->block, n->experts);
     if (find_linear(b, name, c->n_experts, ffn, c->width, bias, &f))
         l->moe.experts.up = rows_of(b, &f, first, n_ours);
+    layer_delta(b, delta_rows, below(b, name), &f, first, n_ours, LM_DELTA_UP);
 }
 
 /* ---- an encoder: BERT's names, or what takes their place; nothing of it is shared out among ranks */
@@ -565,7 +575,7 @@ static void bind_head(binder *b) {
     bool there = has(b, name, ".weight");
 
     b->ours = m->share.rank == 0; /* which alone chooses tokens */
-    found f = {.w = {.rows = c->n_vocab, .cols = c->width}};
+    found f = {.w = {.n_experts = 1, .rows = c->n_vocab, .cols = c->width}};
     if (c->tied == 1 || (c->tied == -1 && !there))
         m->head = m->embed;
     else if (find_linear(b, there ? name : "lm_head", 1, c->n_vocab, c->width, false, &f))

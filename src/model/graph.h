@@ -16,14 +16,18 @@ enum {
     LM_MAX_SEQS = 1 << 16,
 };
 
-/* What an adapter adds to a product: scale * (x Aᵀ) Bᵀ. a NULL: nothing. */
-typedef struct lm_delta {
-    const lm_linear *a, *b;
-    float scale;
-} lm_delta;
-
-/* Which of a layer's products; those that are one weight in a family are the first of theirs. */
-enum { LM_DELTA_Q, LM_DELTA_K, LM_DELTA_V, LM_DELTA_O, LM_DELTA_GATE, LM_DELTA_UP, LM_DELTA_DOWN, LM_DELTAS };
+/* Which of a layer's products an adapter adds to; those that are one weight in a family are the first of theirs. */
+enum {
+    LM_DELTA_Q,
+    LM_DELTA_K,
+    LM_DELTA_V,
+    LM_DELTA_O,
+    LM_DELTA_ROUTER, /* from here on as lm_moe has them */
+    LM_DELTA_GATE,
+    LM_DELTA_UP,
+    LM_DELTA_DOWN,
+    LM_DELTAS
+};
 
 /* One layer. NULL: the family has no such thing. */
 typedef struct lm_layer {

@@ -53,9 +53,11 @@ static uint64_t scratch_bytes(const lm_model *m, const lm_model_config *asked) {
     uint64_t ffn = c->n_experts ? (uint64_t)c->top_k * c->expert_ffn : c->ffn;
     if (c->ffn > ffn) ffn = c->ffn;
     uint64_t row = 6 * (uint64_t)c->width + heads + 3 * ffn;
-    /* What is added to each product of a layer has a place of its own. */
+    /* What is added to each product of a layer has a place of its own; experts' rows come top_k times. */
+    uint64_t places = c->n_experts ? c->top_k : 1;
     if (m->adapter)
-        row += 2 * (uint64_t)c->width + heads + 3 * ffn + LM_DELTAS * (uint64_t)lm_adapter_rank(m->adapter);
+        row +=
+            (1 + 2 * places) * c->width + heads + 3 * ffn + LM_DELTAS * places * lm_adapter_rank(m->adapter);
     /* Codes of one layer and sequence become numbers while a prompt's part reads them. */
     uint64_t plain = config->kv_type == LM_KV_F16 ? 0 : 2ull * config->n_ctx * c->n_kv_heads * c->head_dim;
     return (row * config->max_batch + plain + 2 * (uint64_t)c->n_vocab * config->n_parallel) * sizeof(float);

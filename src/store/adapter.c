@@ -124,20 +124,20 @@ void lm_loras_release(lm_loras *l) {
 }
 
 lm_status lm_lora_put(lm_lora_half *half, const char *tensor, const lm_view *v, bool turned, lm_err *err) {
-    if (v->n_dims != 2)
-        return lm_fail(
-            err, LM_UNSUPPORTED,
-            "the adapter's %.200s has %u dimensions: experts can't be adapted here, merge it into the "
-            "model instead",
-            tensor, v->n_dims);
+    bool stack = v->n_dims == 3;
+    if (stack) turned = false;
+    if (v->n_dims != 2 && !stack)
+        return lm_fail(err, LM_UNSUPPORTED, "the adapter's %.200s has %u dimensions: that is no matrix",
+                       tensor, v->n_dims);
     if (v->dtype != LM_F32 && v->dtype != LM_F16 && v->dtype != LM_BF16)
         return lm_fail(err, LM_UNSUPPORTED, "the adapter's %.200s is of type %s: use one in F32, F16 or BF16",
                        tensor, lm_dtype_name(v->dtype));
     if (half->data) return lm_fail(err, LM_CORRUPT, "the adapter has %.200s twice", tensor);
     *half = (lm_lora_half){.data = v->data,
                            .dtype = v->dtype,
-                           .rows = v->dims[turned],
-                           .cols = v->dims[!turned],
+                           .rows = v->dims[stack + turned],
+                           .cols = v->dims[stack + !turned],
+                           .n_experts = stack ? v->dims[0] : 0,
                            .turned = turned};
     return LM_OK;
 }
@@ -153,6 +153,9 @@ lm_status lm_loras_check(const lm_loras *l, lm_err *err) {
                 err, LM_CORRUPT,
                 "the adapter's matrices of %s are of rank %llu and %llu: they don't belong together", p->name,
                 (unsigned long long)p->a.rows, (unsigned long long)p->b.cols);
+        if (p->a.n_experts != p->b.n_experts || p->a.n_experts > UINT32_MAX)
+            return lm_fail(err, LM_CORRUPT, "the adapter's matrices of %s are of %llu and %llu experts",
+                           p->name, (unsigned long long)p->a.n_experts, (unsigned long long)p->b.n_experts);
         if (p->b.heads && p->b.rows % (2 * (uint64_t)p->b.heads))
             return lm_fail(err, LM_CORRUPT, "the adapter changes %llu rows of %s, which %u heads can't share",
                            (unsigned long long)p->b.rows, p->name, p->b.heads);
@@ -161,6 +164,11 @@ lm_status lm_loras_check(const lm_loras *l, lm_err *err) {
 }
 
 /* ---- the file */
+
+/* All rows, of all experts. */
+static uint64_t rows_in(const lm_lora_half *h) {
+    return (h->n_experts ? h->n_experts : 1) * h->rows;
+}
 
 /* Rows [first, first + n) as they are kept. */
 static void rows_of(const lm_lora_half *h, uint64_t first, uint64_t n, uint8_t *out) {
@@ -181,8 +189,8 @@ static lm_status put_half(lm_writer *w, uint32_t at, const lm_lora_half *h, lm_e
     uint64_t row = h->cols * lm_dtype_size(h->dtype), n = row < PIECE_BYTES ? PIECE_BYTES / row : 1;
     uint8_t *piece = lm_try_alloc(n, row);
     lm_status st = piece ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory to convert an adapter");
-    for (uint64_t r = 0; r < h->rows && st == LM_OK; r += n) {
-        if (h->rows - r < n) n = h->rows - r;
+    for (uint64_t r = 0, rows = rows_in(h); r < rows && st == LM_OK; r += n) {
+        if (rows - r < n) n = rows - r;
         rows_of(h, r, n, piece);
         st = lm_writer_put(w, at, r * row, piece, n * row, err);
     }
@@ -193,8 +201,11 @@ static lm_status put_half(lm_writer *w, uint32_t at, const lm_lora_half *h, lm_e
 static lm_tensor_spec spec_of(const lm_lora *p, const char *part, const lm_lora_half *h) {
     char name[240];
     snprintf(name, sizeof name, "%s.%s", p->name, part);
-    return (lm_tensor_spec){
-        .name = lm_strdup(name), .dtype = h->dtype, .n_dims = 2, .dims = {h->rows, h->cols}};
+    lm_tensor_spec spec = {.name = lm_strdup(name), .dtype = h->dtype};
+    if (h->n_experts) spec.dims[spec.n_dims++] = h->n_experts;
+    spec.dims[spec.n_dims++] = h->rows;
+    spec.dims[spec.n_dims++] = h->cols;
+    return spec;
 }
 
 lm_status lm_loras_write(const lm_loras *l, const char *path, lm_err *err) {

@@ -32,9 +32,9 @@ static lm_status view_of(const lm_gguf_tensor *t, lm_view *out, lm_err *err) {
         return lm_fail(err, LM_UNSUPPORTED,
                        "the adapter's " LM_STR_FMT " is of type %s: use an adapter in F16, BF16 or F32",
                        LM_STR_ARG(t->name), lm_ggml_name(t->type));
-    *out = (lm_view){
-        .dtype = type, .n_dims = 2, .dims = {t->dims[1], t->dims[0]}, .data = t->data, .bytes = t->bytes};
-    while (out->n_dims < 4 && t->dims[out->n_dims] > 1) out->n_dims++; /* refused by their number */
+    *out =
+        (lm_view){.dtype = type, .n_dims = t->n_dims > 2 ? t->n_dims : 2, .data = t->data, .bytes = t->bytes};
+    for (uint32_t i = 0; i < out->n_dims; i++) out->dims[i] = t->dims[out->n_dims - 1 - i];
     return LM_OK;
 }
 

@@ -8,11 +8,13 @@
 #include "model/model.h"
 #include "store/import_private.h"
 
-/* One matrix as a file has it: (rows, cols), or (cols, rows) where `turned`. */
+/* One matrix, or a stack of them, as a file has it: (n_experts, rows, cols), or (cols, rows) where `turned`.
+ */
 typedef struct lm_lora_half {
     const uint8_t *data; /* NULL: not seen yet */
     lm_dtype dtype;
     uint64_t rows, cols;
+    uint64_t n_experts; /* 0: a plain matrix */
     bool turned;
     uint32_t heads; /* its rows are in the order that GGUF has them in (lm_family_row) */
 } lm_lora_half;
@@ -32,7 +34,8 @@ typedef struct lm_loras {
 /* The entry of the matrix that a file calls `module`, made when it is new. LM_UNSUPPORTED: a module that is
  * none of a text model's layers. */
 lm_status lm_lora_of(lm_loras *l, lm_str module, lm_lora **out, lm_err *err) LM_CHECKED;
-/* *half is what the view says; LM_CORRUPT: no matrix of numbers, or it is there twice. */
+/* *half is what the view says: (rows, cols), turned around where `turned`; with three dimensions it is a
+ * stack, never turned. LM_UNSUPPORTED: no matrix of numbers. LM_CORRUPT: it is there twice. */
 lm_status lm_lora_put(lm_lora_half *half, const char *tensor, const lm_view *v, bool turned,
                       lm_err *err) LM_CHECKED;
 /* Whole pairs only, of sensible ranks: LM_CORRUPT names the matrix. */

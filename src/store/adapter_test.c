@@ -142,6 +142,23 @@ static void mlx_lms_matrices_are_turned(void **state) {
     lm_weights_close(w);
 }
 
+static void stacks_of_experts_stay_as_they_are(void **state) {
+    (void)state;
+    made list[] = {{"model.layers.0.mlp.switch_mlp.up_proj.lora_a", 2, 3, LM_F32, 4},
+                   {"model.layers.0.mlp.switch_mlp.up_proj.lora_b", 5, 2, LM_F32, 4}};
+    lm_err err = {0};
+    put_tensors(test_dir(), list, 2);
+    lm_weights *w = converted(test_dir(), "{\"lora_parameters\":{\"scale\":1}}");
+    lm_view b = tensor(w, "layers.0.mlp.switch_mlp.up_proj.lora_b");
+    assert_true(b.n_dims == 3 && b.dims[0] == 4 && b.dims[1] == 5 && b.dims[2] == 2);
+    for (uint64_t i = 0; i < 40; i++) assert_true(number(&b, i) == (float)i);
+    lm_weights_close(w);
+    list[1].experts = 3;
+    put_tensors(test_dir(), list, 2);
+    expect_fail(convert(test_dir(), "{\"lora_parameters\":{\"scale\":1}}", &err), LM_CORRUPT, err,
+                "4 and 3 experts");
+}
+
 static void what_is_kept_is_read_again(void **state) {
     (void)state;
     lm_err err = {0};
@@ -210,8 +227,7 @@ static void tensors_that_are_no_part_of_lora_are_refused_by_name(void **state) {
                           "embed_tokens");
     expect_tensor_refused(&(made){"vision_tower.layers.0.q_proj.lora_a", 4, 3, LM_F32, 0}, LM_UNSUPPORTED,
                           "vision");
-    expect_tensor_refused(&(made){"model.layers.0.mlp.switch_mlp.up_proj.lora_a", 4, 3, LM_F32, 2},
-                          LM_UNSUPPORTED, "experts");
+    expect_tensor_refused(&(made){Q ".lora_A.weight", 0, 3, LM_F32, 0}, LM_UNSUPPORTED, "1 dimensions");
     expect_tensor_refused(&(made){Q ".lora_A.weight", 2, 3, LM_I32, 0}, LM_UNSUPPORTED, "type I32");
     expect_tensor_refused(&(made){"layers.11.mlp.gate_proj.lora_A.weight", 2, 3, LM_F32, 0}, LM_CORRUPT,
                           "twice");
@@ -404,6 +420,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pefts_strength_is_of_the_rank_and_of_the_pattern),
         cmocka_unit_test(mlx_lms_matrices_are_turned),
+        cmocka_unit_test(stacks_of_experts_stay_as_they_are),
         cmocka_unit_test(what_is_kept_is_read_again),
         cmocka_unit_test(a_config_that_means_another_computation_is_refused),
         cmocka_unit_test(tensors_that_are_no_part_of_lora_are_refused_by_name),

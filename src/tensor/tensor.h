@@ -92,6 +92,15 @@ typedef struct lm_mlp {
     lm_glu act;
 } lm_mlp;
 
+/* What fine tuning adds to a product with W (rows, cols): scale * (x Aᵀ) Bᵀ, with A (rank, cols) and B (rows, rank), stacks where W is
+ * one. a NULL: nothing. */
+typedef struct lm_delta {
+    const lm_linear *a, *b;
+    float scale;
+} lm_delta;
+
+enum { LM_MOE_ROUTER, LM_MOE_GATE, LM_MOE_UP, LM_MOE_DOWN, LM_MOE_PRODUCTS };
+
 typedef struct lm_moe {
     const lm_linear *router; /* (n_experts, width), with bias where the checkpoint has one */
     lm_mlp experts;          /* stacks of n_experts */
@@ -101,6 +110,7 @@ typedef struct lm_moe {
      * false: softmax over the chosen top_k logits alone (Mixtral, gpt-oss). */
     bool softmax_first;
     bool renorm;
+    const lm_delta *deltas; /* (LM_MOE_PRODUCTS) where gate and up are two weights, or NULL */
 } lm_moe;
 
 /* What is added to a token's logit before anything else: OpenAI's logit_bias. Finite. */

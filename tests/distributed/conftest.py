@@ -18,7 +18,7 @@ FAMILIES = ["llama-f32", "llama-q8-g64", "llama-q4-g32", "llama-mxfp4", "llama-b
             "mixtral-q4", "gpt-oss-mxfp4", "gpt-oss-bf16", "phi3-q4", "gemma2-q6", "gemma3-q4", "granite-q8", "olmo2-f32", "smollm3-f32",
             "llama-mxfp8", "qwen2-nvfp4", "gpt-oss-mxfp8", "qwen3-moe-nvfp4"]
 UNEVEN = ["uneven-f32", "uneven-q4", "uneven-fused", "uneven-experts", "uneven-biases"]
-ADAPTED = ["adapted-uneven-f32", "adapted-uneven-q4", "adapted-uneven-fused", "adapted-uneven-biases"]
+ADAPTED = ["adapted-" + name for name in UNEVEN]
 MLX = ["--backend", "mlx", "--device", "cpu"]
 
 
@@ -74,11 +74,9 @@ def make_uneven(root):
         if c["specs"]:
             golden.set_quantization(c)
         golden.build(c).save(root / c["name"])
-        if "adapted-" + c["name"] in ADAPTED:
-            adapted = root / ("adapted-" + c["name"])
-            golden.build(c).save(adapted)
-            parts = make_adapters.ATTENTION + make_adapters.MLP + make_adapters.FUSED + ["lm_head"]
-            make_adapters.save_kept(adapted / "adapter", make_adapters.pairs(c, 5, parts, 1), 1.5, "F32")
+        adapted = root / ("adapted-" + c["name"])
+        golden.build(c).save(adapted)
+        make_adapters.save_kept(adapted / "adapter", make_adapters.pairs(c, 5, [*make_adapters.TO_GGUF, "lm_head"], 1), 1.5, "F32")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
     make_adapters.py OUT_DIR --record    runs mlx-lm and rewrites adapters/expected.safetensors (OUT_DIR: make_models.py's)
 
 Each adapter lies in OUT_DIR/adapters/MODEL in the forms that are read: mlx/ as mlx-lm has it, peft/ the same numbers as PEFT has
-them, and gguf/ as llama.cpp's convert_lora_to_gguf.py has them, where the family has such a form. A and B come from the formula
+them (but for stacks of experts), and gguf/ as llama.cpp's convert_lora_to_gguf.py has them. A and B come from the formula
 that the weights come from. The expected numbers are mlx-lm's with the first form, as in make_models.py.
 """
 import argparse
@@ -19,7 +19,8 @@ HERE = Path(__file__).resolve().parent / "adapters"
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 FUSED = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
-# model, its GGUF architecture (None: none is made), rank, scale, what is adapted, the type of A and B
+SWITCH = ["gate_proj", "up_proj", "down_proj"]
+# model, its GGUF architecture, rank, scale, what is adapted, the type of A and B
 CASES = [
     ("llama-f32", "llama", 3, 1.5, ATTENTION + MLP + ["lm_head"], "F32"),
     ("llama-q4-g32", "llama", 8, 2.0, ATTENTION + MLP, "F32"),
@@ -34,14 +35,17 @@ CASES = [
     ("granite-q8", "granite", 8, 1.0, ATTENTION + MLP, "F16"),
     ("olmo2-q5", "olmo2", 8, 1.0, ATTENTION + MLP, "F32"),
     ("smollm3-f32", "smollm3", 6, 2.0, ATTENTION + MLP, "F32"),
-    ("mixtral-f16", None, 8, 1.0, ATTENTION, "F32"),
-    ("qwen3-moe-f32", None, 8, 1.0, ATTENTION + MLP, "F32"),
-    ("gpt-oss-bf16", None, 8, 1.0, ATTENTION, "F32"),
+    ("mixtral-f16", "llama", 3, 1.0, ["block_sparse_moe.switch_mlp." + p for p in SWITCH] + ["block_sparse_moe.gate"], "F32"),
+    ("mixtral-q4", "llama", 8, 1.0, ATTENTION + ["block_sparse_moe.switch_mlp.down_proj"], "F32"),
+    ("qwen3-moe-f32", "qwen3moe", 8, 1.0, ATTENTION + MLP, "F32"),
+    ("gpt-oss-bf16", "gpt-oss", 8, 1.0, ATTENTION + ["mlp.experts." + p for p in SWITCH[:2]] + ["mlp.router"], "BF16"),
 ]
 TO_GGUF = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "self_attn.qkv_proj": "attn_qkv", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "mlp.gate_up_proj": "ffn_up",
+    **{f"{block}.{p}_proj": f"ffn_{p}_exps" for block in ("block_sparse_moe.switch_mlp", "mlp.experts") for p in ("gate", "up", "down")},
+    "block_sparse_moe.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp",
 }
 PERMUTED = ("llama", "granite", "smollm3")
 GGML = {"F32": 0, "F16": 1, "BF16": 30}
@@ -52,13 +56,12 @@ def text_config(c):
 
 
 def shapes(c):
-    """name -> (rows, cols) of every plain matrix"""
+    """name -> (rows, cols, experts) of every matrix, experts 0 where it is no stack"""
     found = {}
 
     class Listing(Weights):
         def matrix(self, name, rows, cols, gain=1.0, experts=0, bias=False):
-            if not experts:
-                found[name] = (rows, cols)
+            found[name] = (rows, cols, experts)
 
         def vector(self, *a):
             pass
@@ -68,13 +71,14 @@ def shapes(c):
 
 
 def pairs(c, rank, parts, seed):
-    """name -> A (rank, cols), B (rows, rank)"""
+    """name -> A (rank, cols), B (rows, rank), of a stack with the experts in front"""
     out = {}
-    for name, (rows, cols) in shapes(c).items():
-        if not any(name.endswith(part) for part in parts):
+    for name, (rows, cols, experts) in shapes(c).items():
+        if name.split("layers.")[-1].lstrip("0123456789").lstrip(".") not in parts:
             continue
-        a = np.float32(np.sqrt(3.0 / cols)) * uniform(name + ".lora_a", seed, (rank, cols))
-        b = np.float32(0.4 * np.sqrt(3.0 / rank)) * uniform(name + ".lora_b", seed, (rows, rank))
+        stack = (experts,) if experts else ()
+        a = np.float32(np.sqrt(3.0 / cols)) * uniform(name + ".lora_a", seed, stack + (rank, cols))
+        b = np.float32(0.4 * np.sqrt(3.0 / rank)) * uniform(name + ".lora_b", seed, stack + (rows, rank))
         out[name] = (a, b)
     return out
 
@@ -130,7 +134,7 @@ def save_gguf(path, arch, alpha, c, both, dtype):
             w.put("x", x)
             raw = w.tensors["x"][2]
             data += b"\0" * (-len(data) % 32)
-            infos.append(text(base + suffix) + struct.pack("<IQQIQ", 2, x.shape[1], x.shape[0], GGML[dtype], len(data)))
+            infos.append(text(base + suffix) + struct.pack(f"<I{x.ndim}QIQ", x.ndim, *x.shape[::-1], GGML[dtype], len(data)))
             data += raw
     head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys) + b"".join(infos)
     path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
@@ -142,17 +146,18 @@ def write(out, c, arch, rank, scale, parts, dtype, seed):
     both = pairs(c, rank, parts, seed)
     layers = text_config(c)["num_hidden_layers"]
     save(out / "mlx/adapters.safetensors",
-         {f"{n}.lora_{k}": x.T for n, p in both.items() for k, x in zip("ab", p)}, dtype)
+         {f"{n}.lora_{k}": x.T if x.ndim == 2 else x for n, p in both.items() for k, x in zip("ab", p)}, dtype)
     (out / "mlx/adapter_config.json").write_text(json.dumps({
         "fine_tune_type": "lora", "num_layers": layers,
         "lora_parameters": {"rank": rank, "scale": scale, "dropout": 0.0, "keys": parts}}))
+    save_gguf(out / "gguf/adapter.gguf", arch, scale * rank, c, both, dtype)
+    if any(a.ndim == 3 for a, _ in both.values()):
+        return  # PEFT has no stacks of experts
     save(out / "peft/adapter_model.safetensors",
          {f"base_model.model.{n}.lora_{k}.weight": x for n, p in both.items() for k, x in zip("AB", p)}, dtype)
     (out / "peft/adapter_config.json").write_text(json.dumps({
         "peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "use_rslora": False, "bias": "none", "use_dora": False,
         "target_modules": [p.split(".")[-1] for p in parts], "init_lora_weights": True, "modules_to_save": None}))
-    if arch:
-        save_gguf(out / "gguf/adapter.gguf", arch, scale * rank, c, both, dtype)
 
 
 def chosen(cases):
