@@ -19,8 +19,9 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
               */
 
 typedef struct bridge_config {
-    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_PUSH, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
-    const char *file, *name; /* of import; name NULL: from the file's; of pull and push: name */
+    enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_PUSH, BRIDGE_EXPORT, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
+    const char *file, *name; /* of import; name NULL: from the file's; of pull and push: name; of
+                                export: name, file is the directory */
     bool insecure;           /* of pull and push */
     char host[256];
     uint16_t port;
@@ -31,7 +32,7 @@ typedef struct bridge_config {
     enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
     uint32_t device_index;                               /* which GPU, from 0 */
     lm_kv_type kv_type;
-    bool json;                /* output of BRIDGE_DEVICES, of pull and push */
+    bool json;                /* output of BRIDGE_DEVICES, of pull, push and export */
     const char *cpu_features; /* NULL: the best */
     uint32_t n_threads;       /* 0: all cores */
     uint32_t n_parallel, max_queue, max_models, default_ctx;
@@ -66,6 +67,7 @@ int bridge_follow(const bridge_config *config);
 int bridge_import(const bridge_config *config);
 int bridge_pull(const bridge_config *config);
 int bridge_push(const bridge_config *config);
+int bridge_export(const bridge_config *config);
 int bridge_list(const bridge_config *config);
 
 #endif

@@ -20,6 +20,8 @@ void bridge_usage(void) {
         "or "
         "an Ollama registry\n"
         "       mlx-ollama-bridge push NAME [--insecure] [--json]   send one there\n"
+        "       mlx-ollama-bridge export NAME DIRECTORY [--json]   a model of this disk as a plain directory for "
+        "mlx-lm\n"
         "       mlx-ollama-bridge list                      the models on this disk\n"
         "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
         "\n"
@@ -52,7 +54,7 @@ void bridge_usage(void) {
         "  --threads N          threads for arithmetic (all cores)\n"
         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
         "  --insecure           pull from a registry, push to one over http as well\n"
-        "  --json               progress of pull and push as lines of JSON on standard output\n"
+        "  --json               progress of pull, push and export as lines of JSON on standard output\n"
         "  --verbose            log more\n"
         "  --help, --version\n"
         "\n"
@@ -313,7 +315,16 @@ static lm_status take_command(bridge_config *c, int n, char **words, lm_err *err
         c->name = words[1];
         return LM_OK;
     }
-    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, push, import and list",
+    if (!strcmp(words[0], "export")) {
+        if (n != 3)
+            return lm_fail(err, LM_INVALID,
+                           "export needs a name and a directory: mlx-ollama-bridge export NAME DIRECTORY");
+        c->command = BRIDGE_EXPORT;
+        c->name = words[1];
+        c->file = words[2];
+        return LM_OK;
+    }
+    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, push, import, export and list",
                    words[0]);
 }
 

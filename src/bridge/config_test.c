@@ -72,7 +72,9 @@ static void wrong_usage_says_what_is_right(void **state) {
     char *port[] = {"bridge", "--port", "70000", NULL};
     read_args(3, port, LM_INVALID, "65535");
     char *word[] = {"bridge", "dance", NULL};
-    read_args(2, word, LM_INVALID, "serve, pull, import and list");
+    read_args(2, word, LM_INVALID, "serve, pull, push, import, export and list");
+    char *export[] = {"bridge", "export", "m", NULL};
+    read_args(3, export, LM_INVALID, "export needs a name and a directory");
     char *import[] = {"bridge", "import", NULL};
     read_args(2, import, LM_INVALID, "FILE.gguf");
     setenv("OLLAMA_NUM_PARALLEL", "5000", 1);

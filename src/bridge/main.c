@@ -19,6 +19,7 @@ int main(int argc, char **argv) {
     case BRIDGE_IMPORT: code = bridge_import(&config); break;
     case BRIDGE_PULL: code = bridge_pull(&config); break;
     case BRIDGE_PUSH: code = bridge_push(&config); break;
+    case BRIDGE_EXPORT: code = bridge_export(&config); break;
     case BRIDGE_DEVICES: code = bridge_list_devices(&config); break;
     case BRIDGE_LIST: code = bridge_list(&config); break;
     }

@@ -9,16 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <linux/fs.h>
-#endif
-#ifdef __APPLE__
-#include <sys/clonefile.h>
-#endif
 
 #include <openssl/evp.h>
 
@@ -221,21 +214,6 @@ lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE],
 
 /* ---- one that is taken from a file */
 
-static bool clone_file(int from, const char *path, int to, const char *temp) {
-#if defined(__APPLE__)
-    (void)from;
-    (void)to;
-    return unlink(temp) == 0 && clonefile(path, temp, 0) == 0;
-#elif defined(FICLONE)
-    (void)path;
-    (void)temp;
-    return ioctl(to, FICLONE, from) == 0;
-#else
-    (void)from, (void)path, (void)to, (void)temp;
-    return false;
-#endif
-}
-
 /* The target of a symbolic link, not the link. */
 static bool link_file(const char *path, const char *temp) {
     if (unlink(temp) != 0 && errno != ENOENT) return false;
@@ -286,7 +264,7 @@ static lm_status take_open(lm_blob *b, int from, const char *path, lm_take take,
     struct stat before, after;
     if (fstat(from, &before) != 0) return lm_own_fail(err, "look at", path);
     if (!S_ISREG(before.st_mode)) return lm_fail(err, LM_IO, "%s is not a regular file", path);
-    bool copy = take == LM_TAKE_LINK && !clone_file(from, path, b->fd, b->temp) && !link_file(path, b->temp);
+    bool copy = take == LM_TAKE_LINK && !lm_file_clone(from, path, b->fd, b->temp) && !link_file(path, b->temp);
     lm_status st = LM_OK;
     if (copy) { /* where linking failed the empty file may be gone */
         close(b->fd);

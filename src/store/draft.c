@@ -4,7 +4,6 @@
  * so there is no moment at which half a model could be seen. .users is held from the first blob to the
  * manifest.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -218,50 +217,6 @@ static bool add_up(void *ctx, uint64_t done, uint64_t total) {
     return !s->progress || s->progress(s->ctx, s->before + done, s->total);
 }
 
-typedef struct names {
-    char **items;
-    uint32_t n;
-} names;
-
-static int by_text(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* Directories that belong to a model are numbered, as sentence-transformers does it: 1_Pooling, 2_Dense.
- * Others hold the same model once more in other forms (onnx, original). */
-static bool is_numbered(const char *name) {
-    size_t n = strspn(name, "0123456789");
-    return n > 0 && name[n] == '_';
-}
-
-/* The files of a model's directory, by their paths in it; what hides is nobody's. below: "" or "1_Pooling/".
- */
-static lm_status list_dir(const char *dir, const char *below, names *out, uint64_t *bytes, lm_err *err) {
-    char *here = lm_path_join(dir, below);
-    lm_status st = LM_OK;
-    DIR *d = opendir(here);
-    if (!d) st = lm_own_fail(err, "open", here);
-    for (struct dirent *e; d && st == LM_OK && out->n < 4096 && (e = readdir(d));) {
-        struct stat info;
-        if (e->d_name[0] == '.' || fstatat(dirfd(d), e->d_name, &info, 0) != 0) continue;
-        bool deeper = S_ISDIR(info.st_mode) && !below[0] && is_numbered(e->d_name);
-        if (!deeper && !S_ISREG(info.st_mode)) continue;
-        char *name = lm_alloc(strlen(below) + strlen(e->d_name) + 2);
-        sprintf(name, "%s%s%s", below, e->d_name, deeper ? "/" : "");
-        if (deeper) {
-            st = list_dir(dir, name, out, bytes, err);
-            free(name);
-            continue;
-        }
-        out->items = lm_realloc(out->items, (out->n + 1) * sizeof *out->items);
-        out->items[out->n++] = name;
-        *bytes += (uint64_t)info.st_size;
-    }
-    if (d) closedir(d);
-    free(here);
-    return st;
-}
-
 static lm_status take_requires(lm_draft *d, const char *path, lm_err *err) {
     lm_buf text;
     lm_buf_init(&text, 256);
@@ -277,10 +232,10 @@ static lm_status take_requires(lm_draft *d, const char *path, lm_err *err) {
 
 static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_progress *progress, void *ctx,
                          lm_err *err) {
-    names files = {0};
+    lm_files files = {0};
     sum s = {.progress = progress, .ctx = ctx};
-    lm_status st = list_dir(dir, "", &files, &s.total, err);
-    if (files.n) qsort(files.items, files.n, sizeof *files.items, by_text);
+    lm_status st = lm_files_list(dir, &files, err);
+    s.total = files.bytes;
     for (uint32_t i = 0; st == LM_OK && i < files.n; i++) {
         char *path = lm_path_join(dir, files.items[i]);
         struct stat info;
@@ -292,8 +247,7 @@ static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_pr
         s.before += bytes;
         free(path);
     }
-    for (uint32_t i = 0; i < files.n; i++) free(files.items[i]);
-    free(files.items);
+    lm_files_release(&files);
     return st;
 }
 

@@ -1,5 +1,5 @@
 # The GGUF importer's part of this room; CMakeLists.txt includes it.
-set(import_sources import.c import_family.c import_meta.c import_config.c import_encoder.c import_tensors.c import_blocks.c
+set(import_sources newdir.c import.c import_family.c import_meta.c import_config.c import_encoder.c import_tensors.c import_blocks.c
     import_regrid.c import_vocab.c import_tokenizer.c import_pretokens.c import_spm.c import_wordpiece.c import_unigram.c)
 
 # Loops over blocks are written for the compiler to vectorise.

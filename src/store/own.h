@@ -34,6 +34,19 @@ lm_status lm_own_temp(const char *own, char **path, lm_err *err) LM_CHECKED;
 lm_status lm_own_fail(lm_err *err, const char *doing, const char *path);
 lm_status lm_own_sync_dir(const char *dir, lm_err *err) LM_CHECKED;
 
+/* ---- files.c: a model's directory */
+typedef struct lm_files {
+    char **items; /* paths in it, ordered; what hides is nobody's */
+    uint32_t n;
+    uint64_t bytes; /* of all of them */
+} lm_files;
+/* LM_IO: it can't be read. The caller releases *out after LM_OK. */
+lm_status lm_files_list(const char *dir, lm_files *out, lm_err *err) LM_CHECKED;
+void lm_files_release(lm_files *f); /* a zeroed one is allowed */
+/* Makes `to`, the new and empty file at temp, a clone of `from`, the file at path: no room is taken, and later changes of one do not
+ * reach the other. False: the file system can't; temp may be gone then. */
+bool lm_file_clone(int from, const char *path, int to, const char *temp);
+
 /* ---- blobs.c */
 char *lm_blob_path(const char *own, const char *digest); /* the caller frees */
 /* Size of the blob, false when it is not there. */
