@@ -197,6 +197,15 @@ static struct curl_slist *request_headers(const lm_ask *ask) {
     return curl_slist_append(list, "Expect:");
 }
 
+/* Certificates to trust in place of the system's, as curl's own program has it: libcurl by itself does not
+ * look. */
+static void choose_trust(CURL *e) {
+    const char *file = getenv("CURL_CA_BUNDLE"), *dir = getenv("SSL_CERT_DIR");
+    if (!file || !file[0]) file = getenv("SSL_CERT_FILE");
+    if (file && file[0]) curl_easy_setopt(e, CURLOPT_CAINFO, file);
+    if (dir && dir[0]) curl_easy_setopt(e, CURLOPT_CAPATH, dir);
+}
+
 static void prepare(transfer *t, struct curl_slist *headers, bool here, char error[CURL_ERROR_SIZE]) {
     const lm_ask *ask = t->ask;
     CURL *e = t->easy;
@@ -214,6 +223,7 @@ static void prepare(transfer *t, struct curl_slist *headers, bool here, char err
     curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
     if (ask->compressed) curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "gzip");
     if (here) curl_easy_setopt(e, CURLOPT_PROXY, "");
+    choose_trust(e);
     if (ask->send) {
         curl_easy_setopt(e, CURLOPT_UPLOAD, 1L);
         curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, 262144L);
@@ -281,6 +291,13 @@ static lm_status explain(const transfer *t, CURLcode code, const char *why, lm_e
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_BAD_CONTENT_ENCODING:
     case CURLE_HTTP2: return lm_fail(err, LM_CORRUPT, "%s does not speak HTTP: %s", url, why);
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+        return lm_fail(
+            err, LM_DENIED,
+            "the certificate of %s is not trusted: %s: SSL_CERT_FILE may name a file of certificates "
+            "to trust",
+            url, why);
     case CURLE_GOT_NOTHING: return lm_fail(err, LM_IO, "%s closed the connection without an answer", url);
     case CURLE_PARTIAL_FILE:
         return lm_fail(err, LM_IO, "%s closed the connection in the middle of its answer", url);

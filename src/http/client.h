@@ -4,6 +4,9 @@
  * URL says: redirects are not followed, and proxies of the environment are not used for this machine's own
  * addresses.
  *
+ * Over https the certificate must be one that the system trusts, or CURL_CA_BUNDLE, SSL_CERT_FILE (a file) or
+ * SSL_CERT_DIR.
+ *
  * Nothing waits without an end: a request has a limit for connecting, one for silence and one for the whole,
  * and lm_client_cancel ends it from any other thread. An answer's body has a cap, whether it is kept or
  * handed on.
@@ -66,6 +69,7 @@ void lm_client_close(lm_client *c); /* NULL allowed */
 
 /* out is always filled, as far as the request came, and the caller's to release; any HTTP status is LM_OK.
  *   LM_INVALID    the URL is none
+ *   LM_DENIED     https, and its certificate is not to be trusted
  *   LM_NOT_FOUND  nobody is there: refused, unknown host, no route
  *   LM_TIMEOUT    a limit above; the text says which
  *   LM_CANCELLED  on_body or on_wait said so, or lm_client_cancel
