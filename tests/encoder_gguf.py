@@ -3,8 +3,8 @@ way back. Needs gguf and numpy.
 
     write(directory, path, form="F32", pooling=1, layout="llama.cpp")
 
-directory holds config.json, *.safetensors and perhaps tokenizer.json (WordPiece). layout "ollama" is what `ollama create`
-makes: no token types, every bracketed token left as it is.
+directory holds config.json, *.safetensors and perhaps tokenizer.json (WordPiece or Unigram). layout "ollama" is what
+`ollama create` makes: no token types, every bracketed token left as it is.
 """
 import json
 import sys
@@ -71,6 +71,22 @@ def write_vocabulary(w, tokenizer, layout):
         w.add_token_types([1] * len(tokens))
 
 
+def write_pieces(w, tokenizer):
+    """XLM-RoBERTa's kind: SentencePiece's Unigram."""
+    pieces = tokenizer["model"]["vocab"]
+    special = {t["content"] for t in tokenizer["added_tokens"]}
+    unknown = tokenizer["model"]["unk_id"]
+    w.add_tokenizer_model("t5")
+    w.add_tokenizer_pre("default")
+    w.add_token_list([p for p, _ in pieces])
+    w.add_token_scores([s for _, s in pieces])
+    w.add_token_types([2 if i == unknown else 3 if p in special else 1 for i, (p, _) in enumerate(pieces)])
+    w.add_add_space_prefix(True)
+    w.add_remove_extra_whitespaces(True)
+    for name, piece in (("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("unk", "<unk>")):
+        getattr(w, f"add_{name}_token_id")([p for p, _ in pieces].index(piece))
+
+
 def plain_vocabulary(w, n):
     """For models without words."""
     w.add_tokenizer_model("bert")
@@ -96,7 +112,11 @@ def write(directory, path, form="F32", pooling=1, layout="llama.cpp"):
     w.add_token_type_count(c.get("type_vocab_size", 1))
     file = Path(directory) / "tokenizer.json"
     if file.exists():
-        write_vocabulary(w, json.loads(file.read_text()), layout)
+        tokenizer = json.loads(file.read_text())
+        if tokenizer["model"]["type"] == "Unigram":
+            write_pieces(w, tokenizer)
+        else:
+            write_vocabulary(w, tokenizer, layout)
     else:
         plain_vocabulary(w, c["vocab_size"])
     kind = gguf.GGMLQuantizationType[form]

@@ -109,8 +109,9 @@ static void read_rope(lm_meta *r, uint32_t dim, uint32_t context) {
     json_t *scaling = NULL;
     uint32_t layers = lm_meta_u32(r, "block_count", 0);
     /* Ollama's own Gemma 3 files leave both to the architecture: the 4B, 12B and 27B models stretch by 8. */
+    double absent = is(r, "gemma3_text") ? 1000000.0 : 10000.0;
     bool stretched = is(r, "gemma3_text") && (layers == 34 || layers == 48 || layers == 62);
-    double base = lm_meta_float(r, "rope.freq_base", is(r, "gemma3_text") ? 1000000.0 : 10000.0);
+    double base = lm_meta_float(r, "rope.freq_base", lm_meta_float(r, "rope.global.freq_base", absent));
     double factor =
         lm_meta_float(r, "rope.scaling.factor", lm_meta_float(r, "rope.scale_linear", stretched ? 8.0 : 1.0));
     lm_str type = lm_meta_str(r, "rope.scaling.type");
@@ -241,6 +242,9 @@ static void read_mistral(lm_meta *r) {
 }
 
 static void read_family(lm_meta *r, uint32_t layers, uint32_t width, uint32_t heads, uint32_t head_dim) {
+    if (!lm_meta_bool(r, "attention.causal", true) && r->st == LM_OK)
+        r->st = lm_fail(r->err, LM_UNSUPPORTED,
+                        "a decoder that reads both ways (%s.attention.causal) is not supported", r->f->arch);
     if (r->f->experts) read_experts(r, layers);
     if (is(r, "gemma2") || is(r, "gemma3_text")) read_gemma(r, layers, width, heads, head_dim);
     if (is(r, "smollm3"))

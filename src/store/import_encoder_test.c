@@ -292,6 +292,18 @@ static void pieces_keep_their_probabilities_and_the_table_its_bytes(void **state
     gguf_make_release(&m);
 }
 
+static void a_table_of_letters_is_base64_already(void **state) {
+    (void)state;
+    gguf_make m;
+    unigram(&m, 3);
+    gguf_make_array(&m, "tokenizer.ggml.precompiled_charsmap", 8, 8);
+    for (const char *c = "AP8QTQ=="; *c; c++) gguf_make_text(&m.keys, (char[]){*c, 0});
+    json_t *t = tokenizer_of(&m);
+    assert_string_equal(text_of(json_object_get(t, "normalizer"), "precompiled_charsmap"), "AP8QTQ==");
+    json_decref(t);
+    gguf_make_release(&m);
+}
+
 static void expect_tokenizer_refused(const gguf_make *m, const char *text) {
     lm_err err = {0};
     lm_gguf *g = NULL;
@@ -338,6 +350,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(capitals_in_a_vocabulary_keep_the_text_s, make_test_dir,
                                         remove_test_dir),
         cmocka_unit_test_setup_teardown(roberta_s_text_has_both_ends, make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(a_table_of_letters_is_base64_already, make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(pieces_keep_their_probabilities_and_the_table_its_bytes,
                                         make_test_dir, remove_test_dir),
         cmocka_unit_test_setup_teardown(vocabularies_that_lie_are_refused, make_test_dir, remove_test_dir),

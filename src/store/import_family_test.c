@@ -287,6 +287,31 @@ static void gemma_3_s_layers_are_as_the_file_says(void **state) {
     gguf_make_release(&m);
 }
 
+static void gemma_3_s_picture_token_has_no_row(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"a",        "b", "<|endoftext|>", "<|im_end|>", "<|file_sep|>",
+                                         "<picture>"};
+    gguf_make m;
+    gguf_make_init(&m);
+    tiny_tensor(&m, "token_embd.weight", 5, WIDTH);
+    gguf_make_str(&m, "general.architecture", "gemma3");
+    gguf_make_u32(&m, "gemma3.block_count", 1);
+    gguf_make_u32(&m, "gemma3.context_length", 128);
+    gguf_make_u32(&m, "gemma3.embedding_length", WIDTH);
+    gguf_make_u32(&m, "gemma3.feed_forward_length", FF);
+    gguf_make_u32(&m, "gemma3.attention.head_count", HEADS);
+    gguf_make_f32(&m, "gemma3.rope.global.freq_base", 500000);
+    words(&m, 6, tokens);
+    char *out = imported(&m);
+    json_t *tokenizer = load_json(out, "tokenizer.json"), *config = load_json(out, "config.json");
+    assert_int_equal(json_object_size(json_object_get(json_object_get(tokenizer, "model"), "vocab")), 5);
+    assert_true(json_real_value(json_object_get(config, "rope_theta")) == 500000);
+    json_decref(tokenizer);
+    json_decref(config);
+    free(out);
+    gguf_make_release(&m);
+}
+
 static void of_a_mixture_the_dense_layers_are_named(void **state) {
     (void)state;
     gguf_make m;
@@ -317,6 +342,11 @@ static void what_a_family_here_can_not_do_is_refused(void **state) {
     expect_refused(&m, LM_UNSUPPORTED, "heads of 8 elements of which 4 turn");
     gguf_make_release(&m);
 
+    start(&m, "gemma3", 1);
+    gguf_make_bool(&m, "gemma3.attention.causal", false);
+    expect_refused(&m, LM_UNSUPPORTED, "reads both ways");
+    gguf_make_release(&m);
+
     start(&m, "gemma3", 2);
     gguf_make_array(&m, "gemma3.attention.sliding_window_pattern", 7, 3);
     for (int i = 0; i < 3; i++) gguf_make_int(&m.keys, 1, 1);
@@ -341,6 +371,37 @@ static void stops_and_sampling_reach_the_generation(void **state) {
     assert_int_equal(json_integer_value(json_object_get(g, "top_k")), 20);
     assert_true(json_is_true(json_object_get(g, "do_sample")));
     json_decref(g);
+    gguf_make_release(&m);
+}
+
+static void llama_3_is_known_by_its_tokens(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"a", "b", "<|end_of_text|>", "<|start_header_id|>", "<|eot_id|>"};
+    gguf_make m;
+    gguf_make_init(&m);
+    tiny_tensor(&m, "token_embd.weight", 5, WIDTH);
+    gguf_make_str(&m, "general.architecture", "llama");
+    gguf_make_u32(&m, "llama.block_count", 1);
+    gguf_make_u32(&m, "llama.context_length", 128);
+    gguf_make_u32(&m, "llama.embedding_length", WIDTH);
+    gguf_make_u32(&m, "llama.feed_forward_length", FF);
+    gguf_make_u32(&m, "llama.attention.head_count", HEADS);
+    gguf_make_str(&m, "tokenizer.ggml.pre", "default");
+    gguf_make_u32(&m, "tokenizer.ggml.eos_token_id", 2);
+    gguf_make_str(&m, "tokenizer.ggml.model", "gpt2");
+    gguf_make_array(&m, "tokenizer.ggml.tokens", 8, 5);
+    for (int i = 0; i < 5; i++) gguf_make_text(&m.keys, tokens[i]);
+    gguf_make_array(&m, "tokenizer.ggml.merges", 8, 0);
+    char *out = imported(&m); /* no token types: the end of a turn is one all the same */
+    json_t *tokenizer = load_json(out, "tokenizer.json"), *g = load_json(out, "generation_config.json");
+    const json_t *cut = json_object_get(json_object_get(tokenizer, "pre_tokenizer"), "pretokenizers");
+    assert_non_null(
+        strstr(text_of(json_object_get(json_array_get(cut, 0), "pattern"), "Regex"), "\\p{N}{1,3}"));
+    assert_int_equal(json_array_size(json_object_get(tokenizer, "added_tokens")), 2);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(g, "eos_token_id"), 1)), 4);
+    json_decref(tokenizer);
+    json_decref(g);
+    free(out);
     gguf_make_release(&m);
 }
 
@@ -392,9 +453,11 @@ int main(void) {
         IN_DIR(layouts_that_lie_are_refused),
         IN_DIR(a_llama_with_a_window_is_a_mistral),
         IN_DIR(gemma_3_s_layers_are_as_the_file_says),
+        IN_DIR(gemma_3_s_picture_token_has_no_row),
         IN_DIR(of_a_mixture_the_dense_layers_are_named),
         IN_DIR(what_a_family_here_can_not_do_is_refused),
         IN_DIR(stops_and_sampling_reach_the_generation),
+        IN_DIR(llama_3_is_known_by_its_tokens),
         IN_DIR(an_embedder_of_a_decoder_s_family_pools),
         IN_DIR(templates_keep_their_names),
     };

@@ -142,12 +142,14 @@ static void write_splits(lm_buf *b, const lm_pretokens *pre) {
 }
 
 /* Ollama's converter knows few pre-tokenizers by name and calls the others "default" or nothing; it reads
- * these architectures, which have one each, by their own. */
-static lm_status pretokens_of(const lm_gguf *g, lm_str *name, lm_err *err) {
+ * these architectures, which have one each, by their own. The first files of Llama 3 are as silent: its
+ * tokens tell. */
+static lm_status pretokens_of(const lm_gguf *g, const lm_vocab *v, lm_str *name, lm_err *err) {
     static const char *const own[][2] = {
-        {"gptoss", "gpt-4o"}, {"gpt-oss", "gpt-4o"},  {"mistral3", "tekken"}, {"qwen2", "qwen2"},
-        {"qwen3", "qwen2"},   {"qwen3moe", "qwen2"},  {"qwen2vl", "qwen2"},   {"qwen25vl", "qwen2"},
-        {"qwen3vl", "qwen2"}, {"qwen3vlmoe", "qwen2"}};
+        {"gptoss", "gpt-4o"}, {"gpt-oss", "gpt-4o"},   {"mistral3", "tekken"}, {"qwen2", "qwen2"},
+        {"qwen3", "qwen2"},   {"qwen3moe", "qwen2"},   {"qwen2vl", "qwen2"},   {"qwen25vl", "qwen2"},
+        {"qwen3vl", "qwen2"}, {"qwen3vlmoe", "qwen2"},
+    };
     lm_str arch = {NULL, 0};
     lm_status st = lm_gguf_str(g, "general.architecture", &arch, err);
     if (st == LM_OK) st = lm_gguf_str(g, "tokenizer.ggml.pre", name, err);
@@ -156,12 +158,15 @@ static lm_status pretokens_of(const lm_gguf *g, lm_str *name, lm_err *err) {
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
         if (lm_str_eq(arch, lm_str_of(own[i][0]))) *name = lm_str_of(own[i][1]);
     }
+    bool llama3 =
+        lm_vocab_find(v, LM_STR("<|start_header_id|>")) >= 0 && lm_vocab_find(v, LM_STR("<|eot_id|>")) >= 0;
+    if (lm_str_eq(arch, LM_STR("llama")) && llama3) *name = LM_STR("llama-bpe");
     return LM_OK;
 }
 
 static lm_status write_byte_level(lm_buf *b, const lm_gguf *g, lm_vocab *v, lm_err *err) {
     lm_str name = {NULL, 0};
-    lm_status st = pretokens_of(g, &name, err);
+    lm_status st = pretokens_of(g, v, &name, err);
     if (st != LM_OK) return st;
     const lm_pretokens *pre = lm_pretokens_find(name);
     if (!pre) {

@@ -3,10 +3,12 @@
  * keeps in base64. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/json.h"
 #include "store/import_private.h"
 
+#define CHARSMAP     "tokenizer.ggml.precompiled_charsmap"
 #define CHARSMAP_MAX (16u << 20) /* bytes; XLM-RoBERTa's has 240,000 */
 
 static void write_base64(lm_buf *b, const int32_t *bytes, uint32_t n) {
@@ -22,18 +24,35 @@ static void write_base64(lm_buf *b, const int32_t *bytes, uint32_t n) {
     }
 }
 
+#define NORMALIZER "\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\""
+
+/* Ollama's snowflake-arctic-embed2 has the table in base64 already, a string for each letter. False: it is
+ * written otherwise. */
+static bool write_letters(lm_buf *b, const lm_gguf *g) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+    lm_str *letters = NULL;
+    uint32_t n = 0;
+    bool ok = lm_gguf_strs(g, CHARSMAP, &letters, &n, NULL) == LM_OK && n > 0 && n % 4 == 0;
+    for (uint32_t i = 0; i < n && ok; i++) ok = letters[i].len == 1 && memchr(digits, letters[i].ptr[0], 65);
+    if (ok) lm_buf_text(b, NORMALIZER);
+    for (uint32_t i = 0; i < n && ok; i++) lm_buf_char(b, letters[i].ptr[0]);
+    if (ok) lm_buf_text(b, "\"},\n");
+    free(letters);
+    return ok;
+}
+
 static lm_status write_normalizer(lm_buf *b, const lm_gguf *g, lm_err *err) {
     int32_t *map = NULL; /* the file may call the bytes signed */
     uint32_t n = 0;
-    lm_status st = lm_gguf_i32s(g, "tokenizer.ggml.precompiled_charsmap", &map, &n, err);
-    if (st == LM_OK && n > CHARSMAP_MAX)
-        st = lm_fail(err, LM_CORRUPT, "tokenizer.ggml.precompiled_charsmap has %u bytes", n);
+    if (write_letters(b, g)) return LM_OK;
+    lm_status st = lm_gguf_i32s(g, CHARSMAP, &map, &n, err);
+    if (st == LM_OK && n > CHARSMAP_MAX) st = lm_fail(err, LM_CORRUPT, CHARSMAP " has %u bytes", n);
     for (uint32_t i = 0; i < n && st == LM_OK; i++) {
         if (map[i] < -128 || map[i] > 255)
-            st = lm_fail(err, LM_CORRUPT, "tokenizer.ggml.precompiled_charsmap holds %d: not a byte", map[i]);
+            st = lm_fail(err, LM_CORRUPT, CHARSMAP " holds %d: not a byte", map[i]);
     }
     if (st == LM_OK && n) {
-        lm_buf_text(b, "\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"");
+        lm_buf_text(b, NORMALIZER);
         write_base64(b, map, n);
         lm_buf_text(b, "\"},\n");
     } else if (st == LM_OK) {

@@ -121,7 +121,9 @@ static lm_status read_stops(const lm_gguf *g, lm_vocab *v, lm_err *err) {
     bool solar = has_token(v, "<|calls|>") && has_token(v, "<|flush|>");
     for (size_t i = 0; i < sizeof stop_names / sizeof *stop_names; i++) {
         int32_t id = lm_vocab_find(v, lm_str_of(stop_names[i]));
-        if (id < 0 || (v->types[id] != LM_TOKEN_CONTROL && v->types[id] != LM_TOKEN_USER)) continue;
+        if (id < 0) continue;
+        /* some converters took it for a word: then text would never hold it */
+        if (v->types[id] == LM_TOKEN_NORMAL) v->types[id] = LM_TOKEN_CONTROL;
         if ((harmony || solar) && strcmp(stop_names[i], "<|end|>") == 0) continue;
         add_stop(v, id);
     }
@@ -206,6 +208,16 @@ static void name_ends(lm_vocab *v) {
     }
 }
 
+/* Ollama's own Gemma 3 lists a token for pictures that the embedding has no row for. */
+static lm_status cut_vocab(const lm_gguf *g, lm_vocab *v, lm_err *err) {
+    const lm_gguf_tensor *words = lm_gguf_find(g, "token_embd.weight");
+    lm_str arch = {NULL, 0};
+    lm_status st = lm_gguf_str(g, "general.architecture", &arch, err);
+    if (st == LM_OK && words && lm_str_eq(arch, LM_STR("gemma3")) && words->dims[1] < v->n)
+        v->n = (uint32_t)words->dims[1];
+    return st;
+}
+
 lm_status lm_vocab_open(lm_vocab *v, const lm_gguf *g, lm_err *err) {
     memset(v, 0, sizeof *v);
     lm_status st = read_kind(g, &v->kind, err);
@@ -214,6 +226,7 @@ lm_status lm_vocab_open(lm_vocab *v, const lm_gguf *g, lm_err *err) {
         st = lm_fail(err, LM_CORRUPT, "tokenizer.ggml.tokens holds %u tokens", v->n);
     }
     if (st == LM_OK) st = read_types(g, v, err);
+    if (st == LM_OK) st = cut_vocab(g, v, err);
     if (st == LM_OK && v->kind == LM_VOCAB_WORDPIECE) st = lm_wordpiece_restore(v, err);
     if (st == LM_OK) st = index_tokens(v, err);
     if (st == LM_OK) st = read_ids(g, v, err);

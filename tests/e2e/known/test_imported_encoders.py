@@ -1,4 +1,5 @@
 """Encoders that come as GGUF files: imported, they give the vectors of the directory that the file was made from."""
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -38,6 +39,30 @@ def test_a_tiny_encoder_in_both_layouts_gives_its_own_vectors(tmp_path):
                     answer = client.embed(f"{layout}-{pooling}", text)
                     assert answer.prompt_eval_count == len(words) + 2
                     assert np.abs(np.array(answer.embeddings[0]) - encoders.reference.unit(want)).max() < 1e-4
+
+
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", "\u2581hello", "\u2581world", "\u2581", "wor", "ld", "s", "!", "日本", "\u2581a"]
+
+
+def test_xlm_roberta_s_pieces_and_positions_survive(tmp_path):
+    """Its positions start after the padding's, which the converter cuts off; its text is cut by probabilities."""
+    config = encoders.make_encoders.bert("xlm-roberta", type_vocab_size=1, pad_token_id=1, vocab_size=len(PIECES),
+                                         max_position_embeddings=42, layer_norm_eps=1e-5)
+    encoders.make_encoders.build("tiny", config, "F32", "", None).save(tmp_path / "tiny")
+    tokenizer = {"added_tokens": [{"content": p} for p in PIECES[:4]],
+                 "model": {"type": "Unigram", "unk_id": 3, "vocab": [[p, 0.0 if i < 4 else -1.0 - i / 10] for i, p in enumerate(PIECES)]}}
+    (tmp_path / "tiny" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    encoder_gguf.write(tmp_path / "tiny", tmp_path / "xlm.gguf")
+    import_into(tmp_path / "store", tmp_path / "xlm.gguf", "xlm")
+    encoder = encoders.reference.Encoder(tmp_path / "tiny")
+    texts = {"hello  worlds!\n": ["\u2581hello", "\u2581world", "s", "!"], "日本 a?": ["\u2581", "日本", "\u2581a", "<unk>"],
+             "hello " * 38: ["\u2581hello"] * 38}
+    with Bridge("--cpu-features", "reference", store=tmp_path / "store") as server:
+        for text, pieces in texts.items():
+            answer = ollama.Client(server.url).embed("xlm", text)
+            assert answer.prompt_eval_count == len(pieces) + 2, text
+            want = encoder.states([PIECES.index(p) for p in ["<s>", *pieces, "</s>"]]).mean(0)
+            assert np.abs(np.array(answer.embeddings[0]) - encoders.reference.unit(want)).max() < 1e-4, text
 
 
 @pytest.mark.parametrize("form", ["F16", "Q8_0"])
