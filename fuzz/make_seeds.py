@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,adapter,
-gguf,text,gotmpl,opening}.
+gguf,text,gotmpl,opening,places}.
 
     python3 fuzz/make_seeds.py
 
 Needs nothing but Python. The files are committed; run this when the formats that are read grow.
 """
 
+import hashlib
 import json
 import pathlib
 import struct
@@ -88,6 +89,26 @@ def adapters():
     tensors = [("blk.0.attn_q.weight.lora_a", 0, [4, 2], bytes(32)), ("blk.0.attn_q.weight.lora_b", 0, [2, 8], bytes(64)),
                ("output.weight.lora_a", 1, [4, 1], bytes(8)), ("output.weight.lora_b", 1, [1, 8], bytes(16))]
     put("adapter", "gguf", b"\0" + gguf(keys, tensors))
+
+
+def image_layer(kind, text, name=None):
+    """Of the blobs that places_fuzz.c puts into the store."""
+    digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    kind = kind if "." in kind else f"application/vnd.ollama.image.{kind}"
+    return {"mediaType": kind, "digest": digest, "size": len(text), **({"name": name} if name else {})}
+
+
+def image(*layers):
+    config = image_layer("application/vnd.docker.container.image.v1+json", "{}")
+    return {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "config": config, "layers": list(layers)}
+
+
+def place_seeds():
+    gguf = image(image_layer("model", "GGUF"), image_layer("system", "be kind"))
+    mlx = image(image_layer("tensor", "tensor", "a.weight"), image_layer("json", "{}", "config.json"))
+    several = {"schemaVersion": 2, "mediaType": "application/vnd.ollama.manifest.list.v2+json", "manifests": [{**gguf, "runner": "ollama"}, {**mlx, "runner": "mlx"}]}
+    for name, value in ("gguf", gguf), ("mlx", mlx), ("list", several):
+        put("places", name, json.dumps(value).encode())
 
 
 def main():
@@ -184,6 +205,7 @@ def main():
         put("opening", name, b"\1" + source.encode())
     put("opening", "config", b"\2" + b'{"bos_token":{"content":"a"},"eos_token":"<|im_end|>","chat_template":[{"name":"default","template":"x"}]}')
     put("opening", "generation", b"\3" + b'{"do_sample":true,"temperature":0.6,"top_k":20,"top_p":0.95,"eos_token_id":[2,1,-1]}')
+    place_seeds()
     put("opening", "model", b"\4" + b'{"eos_token_id":2,"text_config":{"eos_token_id":[0]}}')
 
 

@@ -37,17 +37,19 @@ static lm_status start(lm_call *call, const char *id, anthropic_request *r, cons
     return st;
 }
 
+static lm_api_handler messages, count_tokens;
+
 static void answer(lm_call *call, anthropic_form form) {
     anthropic_request r = {0};
     lm_entry model;
     lm_err err = {0};
+    bool later = false;
     char id[32];
     lm_hex_id("req", id);
-    lm_http_set_header(call->x, "request-id", id);
     lm_status st = lm_http_body_status(call->x, &err);
     if (st == LM_OK) st = anthropic_request_read(lm_http_body(call->x), form, &r, &err);
-    lm_http_body_drop(call->x);
     if (st == LM_OK && r.threaded) {
+        lm_http_set_header(call->x, "request-id", id);
         anthropic_error_threaded(call, id);
         goto done;
     }
@@ -55,6 +57,11 @@ static void answer(lm_call *call, anthropic_form form) {
         lm_call_note_model(call, r.model);
         st = lm_store_find(call->api->config.store, r.model, &model, &err);
     }
+    if (st == LM_OK)
+        st = lm_call_ready(call, &model, form == ANTHROPIC_COUNT ? count_tokens : messages, &later, &err);
+    if (later) goto done;
+    lm_http_set_header(call->x, "request-id", id);
+    lm_http_body_drop(call->x);
     if (st == LM_OK) st = meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, id, &r, &model, &err);
     if (st != LM_OK) anthropic_error(call, id, st, err.text);

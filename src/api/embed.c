@@ -190,17 +190,26 @@ static lm_status start(lm_call *call, embed_request *r, const lm_entry *model, l
     return st;
 }
 
+static lm_api_handler *const handlers[] = {
+    [EMBED_OLLAMA] = ollama_embed, [EMBED_LEGACY] = ollama_embeddings, [EMBED_OPENAI] = openai_embeddings};
+
 static void embed(lm_call *call, embed_form form) {
     embed_request r = {0};
     lm_entry model;
     lm_err err = {0};
+    bool later = false;
     lm_status st = lm_http_body_status(call->x, &err);
     if (st == LM_OK) st = embed_request_read(lm_http_body(call->x), form, &r, &err);
-    lm_http_body_drop(call->x);
     if (st == LM_OK) {
         lm_call_note_model(call, r.ask.model);
         st = find_model(call, &r, &model, &err);
     }
+    if (st == LM_OK) st = lm_call_ready(call, &model, handlers[form], &later, &err);
+    if (later) {
+        embed_request_release(&r);
+        return;
+    }
+    lm_http_body_drop(call->x);
     if (st == LM_OK) st = meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, &r, &model, &err);
     if (st != LM_OK) reply_error(call, form, st, err.text);

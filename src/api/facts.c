@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/gguf_facts.h"
 #include "base/file.h"
 #include "text/text.h"
 
@@ -88,6 +89,13 @@ static void read_config(const char *dir, lm_facts *f) {
 }
 
 void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out) {
+    if (model->gguf && lm_gguf_facts_known(model)) {
+        lm_facts brief = {0};
+        memcpy(brief.digest, model->digest, sizeof brief.digest);
+        lm_gguf_facts_brief(model, &brief);
+        *out = brief;
+        return;
+    }
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 0; i < c->n; i++) {
         if (strcmp(c->entries[i].digest, model->digest)) continue;
@@ -99,8 +107,12 @@ void lm_facts_get(lm_facts_cache *c, const lm_entry *model, lm_facts *out) {
 
     lm_facts f = {0};
     memcpy(f.digest, model->digest, sizeof f.digest);
-    read_config(model->dir, &f);
-    read_text(model->dir, &f);
+    if (model->gguf) {
+        lm_gguf_facts_read(model, &f);
+    } else {
+        read_config(model->dir, &f);
+        read_text(model->dir, &f);
+    }
 
     pthread_mutex_lock(&c->lock);
     uint32_t at = c->n < CACHED ? c->n++ : c->next++ % CACHED;
@@ -164,12 +176,29 @@ static json_t *basename_of(const char *name) {
     return json_stringn(name, strcspn(name, ":"));
 }
 
+/* The same from the file itself, which has them under these names. */
+static void put_keys(json_t *out, const lm_entry *model, const char *family) {
+    lm_gguf *g = NULL;
+    char key[160];
+    if (lm_gguf_open(&g, model->file, NULL) != LM_OK) return;
+    for (size_t i = 0; i < sizeof same_numbers / sizeof *same_numbers; i++) {
+        snprintf(key, sizeof key, "%s.%s", family, same_numbers[i].to);
+        lm_gguf_facts_number(g, key, out);
+    }
+    lm_gguf_facts_number(g, "general.file_type", out);
+    lm_gguf_close(g);
+}
+
 json_t *lm_facts_model_info(const lm_entry *model, const lm_facts *f, bool verbose) {
     json_t *out = json_object();
     put(out, "general", "architecture", json_string(f->family));
     put(out, "general", "basename", basename_of(model->name));
     if (f->n_params) put(out, "general", "parameter_count", json_integer((json_int_t)f->n_params));
     if (f->quantization[0]) put(out, "general", "quantization", json_string(f->quantization));
+    if (model->gguf) {
+        put_keys(out, model, f->family);
+        return out;
+    }
     json_t *config = load(model->dir, "config.json", MAX_CONFIG);
     put_numbers(out, f->family, config);
     /* the trained context after scaling, where it is known */

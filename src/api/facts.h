@@ -16,6 +16,7 @@ typedef struct lm_facts {
     uint64_t n_params;
     uint32_t n_ctx, width; /* 0: not said */
     bool tools, thinking, inserts;
+    bool gguf;              /* a file that has to be imported first */
     lm_pooling pooling;     /* of its embeddings, 0: it gives none */
     bool embeds;            /* it is meant as an embedder, and neither completes nor chats */
     lm_text_sampling sampling; /* what a request gets that does not say otherwise */

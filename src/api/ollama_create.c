@@ -54,6 +54,10 @@ static lm_status from_model(create *c, lm_err *err) {
         if (st == LM_OK) st = lm_store_find(c->store, c->r.from, &model, err);
         if (st != LM_OK && st != LM_CANCELLED) st = LM_INTERNAL;
     }
+    if (st == LM_OK && model.gguf) {
+        c->progress.reading = "converting model";
+        st = lm_store_ready(c->store, &model, ollama_progress_bytes, &c->progress, err);
+    }
     char reading[800];
     snprintf(reading, sizeof reading, "reading %s", model.name);
     c->progress.reading = reading;

@@ -79,9 +79,9 @@ static void infer(lm_call *call, ollama_form form) {
     ollama_request r = {0};
     lm_entry model;
     lm_err err = {0};
+    bool later = false;
     lm_status st = lm_http_body_status(call->x, &err);
     if (st == LM_OK) st = ollama_request_read(lm_http_body(call->x), form, &r, &err);
-    lm_http_body_drop(call->x);
     if (st != LM_OK) goto done;
     lm_call_note_model(call, r.model);
     st = ollama_find_model(call, &r, &model, &err);
@@ -90,10 +90,14 @@ static void infer(lm_call *call, ollama_form form) {
         unload(call, &r, &model);
         goto done;
     }
-    st = ollama_meet_model(call, &r, &model, &err);
+    st = lm_call_ready(call, &model, form == OLLAMA_CHAT ? ollama_chat : ollama_generate, &later, &err);
+    if (later) goto released;
+    lm_http_body_drop(call->x);
+    if (st == LM_OK) st = ollama_meet_model(call, &r, &model, &err);
     if (st == LM_OK) st = start(call, &r, &model, &err);
 done:
     if (st != LM_OK) ollama_error(call, st, err.text);
+released:
     ollama_request_release(&r);
 }
 

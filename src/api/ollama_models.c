@@ -21,7 +21,8 @@ void ollama_write_time(lm_buf *b, const char *key, int64_t wall_ns) {
 }
 
 void ollama_write_details(lm_buf *b, const lm_facts *f, bool numbers) {
-    lm_buf_text(b, "\"details\":{\"parent_model\":\"\",\"format\":\"safetensors\",");
+    lm_buf_printf(b, "\"details\":{\"parent_model\":\"\",\"format\":\"%s\",",
+                  f->gguf ? "gguf" : "safetensors");
     ollama_write_text(b, "family", f->family);
     lm_buf_text(b, ",\"families\":[");
     lm_json_write_string(b, lm_str_of(f->family));

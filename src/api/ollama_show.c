@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/fields.h"
+#include "api/gguf_facts.h"
 #include "api/ollama.h"
 #include "base/file.h"
 #include "model/model.h"
@@ -240,7 +241,10 @@ static void write_show(lm_buf *b, const show *s, json_t *options, const char *co
 static void reply_show(lm_call *call, const ollama_named *n, show *s, json_t *options) {
     lm_err err = {0};
     lm_buf b;
-    lm_facts_get(call->api->facts, s->model, &s->facts);
+    if (s->model->gguf)
+        lm_gguf_facts_read(s->model, &s->facts);
+    else
+        lm_facts_get(call->api->facts, s->model, &s->facts);
     /* A damaged file costs what it would have said; the request that loads the model names it. */
     if (lm_text_facts_read(&s->text, s->model->dir, &err) != LM_OK)
         s->text = (lm_text_facts){.sampling = s->facts.sampling};

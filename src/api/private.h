@@ -47,6 +47,10 @@ struct lm_call {
     char *error;
     uint32_t n_prompt, n_eval;
     uint64_t first_ns, eval_ns;
+    /* of lm_call_ready; by the thread that answers alone */
+    bool imported;
+    lm_status import;
+    lm_err import_error;
 };
 
 lm_call *lm_call_ref(lm_call *call);
@@ -66,6 +70,11 @@ bool lm_call_gone(lm_call *call);   /* nobody waits for the answer: the client h
  * already; arg is still the caller's then. */
 lm_status lm_call_detach(lm_call *call, void (*work)(lm_call *call, void *arg), void *arg,
                          lm_err *err) LM_CHECKED;
+
+/* Before a model is used. *later: it has to be imported first, on a thread of its own, which then calls `again` from
+ * the beginning: the caller answers nothing, and leaves the body where it is. Any other failure is the answer. */
+lm_status lm_call_ready(lm_call *call, const lm_entry *model, lm_api_handler *again, bool *later,
+                        lm_err *err) LM_CHECKED;
 
 void lm_reply_text(lm_call *call, int status, const char *text);
 void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed buffer becomes an error */

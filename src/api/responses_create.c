@@ -12,7 +12,6 @@ static lm_status read_body(lm_call *call, responses_request *r, lm_err *err) {
     if (st == LM_OK) st = lm_http_unpack(call->x, &plain, &body, err);
     if (st == LM_OK) st = responses_request_read(body, r, err);
     lm_buf_release(&plain);
-    lm_http_body_drop(call->x);
     return st;
 }
 
@@ -29,11 +28,18 @@ void responses_create(lm_call *call) {
     responses_request r = {0};
     lm_entry model;
     lm_err err = {0};
+    bool later = false;
     lm_status st = read_body(call, &r, &err);
     if (st == LM_OK) {
         lm_call_note_model(call, r.ask.model);
         st = ollama_find_model(call, &r.ask, &model, &err);
     }
+    if (st == LM_OK) st = lm_call_ready(call, &model, responses_create, &later, &err);
+    if (later) {
+        responses_request_release(&r);
+        return;
+    }
+    lm_http_body_drop(call->x);
     if (st == LM_OK) st = ollama_meet_model(call, &r.ask, &model, &err);
     if (st == LM_OK) st = start(call, &r, &model, &err);
     if (st != LM_OK) openai_error(call, st, err.text);

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "model/model.h"
+#include "store/store.h"
 #include "tensor/tensor.h"
 
 /* What the program's exit says; --help repeats it. */
@@ -28,6 +29,7 @@ typedef struct bridge_config {
     const char *models; /* the own store, NULL: ~/.mlx-ollama/models */
     const char **roots;
     uint32_t n_roots;
+    lm_gguf_use import_gguf; /* of other stores */
     enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_MLX } backend;
     enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
     uint32_t device_index;                               /* which GPU, from 0 */

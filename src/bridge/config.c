@@ -16,6 +16,8 @@ void bridge_usage(void) {
         "Usage: mlx-ollama-bridge [serve] [options]\n"
         "       mlx-ollama-bridge import FILE.gguf [NAME]   make an MLX model of a GGUF file, in the own "
         "store\n"
+        "       mlx-ollama-bridge import NAME               the same of a model in Ollama's or LM Studio's "
+        "store\n"
         "       mlx-ollama-bridge pull NAME [--insecure] [--json]   fetch a model from the Hugging Face hub "
         "or "
         "an Ollama registry\n"
@@ -31,6 +33,11 @@ void bridge_usage(void) {
         "  --host ADDRESS       address to listen on (127.0.0.1)\n"
         "  --models DIR         the own store (~/.mlx-ollama/models)\n"
         "  --root DIR           a further directory that holds model directories; may be repeated\n"
+        "  --import-gguf WHEN   GGUF models in the stores of Ollama and LM Studio are imported on-use (when "
+        "one is first\n"
+        "                       used), after you ask (ask: with the command import), or never, and not "
+        "listed\n"
+        "                       (on-use)\n"
         "  --backend NAME       what computes: cpu (our kernels), mlx (Apple's MLX), or auto: MLX where it "
         "has a\n"
         "                       GPU (Metal, CUDA), else the CPU (auto)\n"
@@ -60,6 +67,8 @@ void bridge_usage(void) {
         "\n"
         "Environment (options win):\n"
         "  MLX_BRIDGE_PORT           port\n"
+        "  MLX_BRIDGE_IMPORT         as --import-gguf\n"
+        "  OLLAMA_MODELS             Ollama's own store, whose models are used too (~/.ollama/models)\n"
         "  OLLAMA_HOST               host, host:port, :port or a URL\n"
         "  OLLAMA_KEEP_ALIVE         how long an idle model stays loaded: 5m, 300 (seconds), -1 for ever, 0 "
         "not at all (5m)\n"
@@ -181,6 +190,7 @@ enum {
     DRAIN,
     VERBOSE,
     INSECURE,
+    IMPORT_GGUF,
     KV_CACHE_TYPE,
     LIST_DEVICES,
     JSON,
@@ -202,6 +212,7 @@ static const struct option options[] = {
     {"drain", required_argument, NULL, DRAIN},
     {"verbose", no_argument, NULL, VERBOSE},
     {"insecure", no_argument, NULL, INSECURE},
+    {"import-gguf", required_argument, NULL, IMPORT_GGUF},
     {"help", no_argument, NULL, HELP},
     {"version", no_argument, NULL, VERSION},
     {"device", required_argument, NULL, DEVICE},
@@ -227,6 +238,13 @@ static lm_status one_of(const char *option, const char *value, const char *const
         if (!strcmp(value, words[*out])) return LM_OK;
     return lm_fail(err, LM_INVALID, "%s %s: there are %s, %s and %s", option, value, words[0], words[1],
                    words[2]);
+}
+
+static lm_status import_gguf(const char *option, const char *value, lm_gguf_use *out, lm_err *err) {
+    uint64_t n = 0;
+    lm_status st = one_of(option, value, (const char *const[]){"on-use", "ask", "never"}, &n, err);
+    if (st == LM_OK) *out = (lm_gguf_use)n;
+    return st;
 }
 
 static lm_status take_option(bridge_config *c, int option, const char *value, lm_err *err) {
@@ -284,6 +302,7 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
         st = number("--drain", value, 86400, &n, err);
         c->drain_ns = (int64_t)n * SECOND_NS;
         break;
+    case IMPORT_GGUF: return import_gguf("--import-gguf", value, &c->import_gguf, err);
     case VERBOSE: c->verbose = true; break;
     case INSECURE: c->insecure = true; break;
     case HELP: c->command = BRIDGE_HELP; break;
@@ -338,6 +357,9 @@ lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *
                        .drain_ns = 30 * SECOND_NS};
     c.roots = lm_alloc((size_t)(argc + 1) * sizeof *c.roots);
     lm_status st = read_environment(&c, err);
+    const char *import = getenv("MLX_BRIDGE_IMPORT");
+    if (st == LM_OK && import && import[0])
+        st = import_gguf("MLX_BRIDGE_IMPORT", import, &c.import_gguf, err);
     while (st == LM_OK) {
         int option = getopt_long(argc, argv, "", options, NULL);
         if (option < 0) break;

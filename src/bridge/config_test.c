@@ -16,7 +16,8 @@ static bridge_config read_args(int n, char **words, lm_status want, const char *
 static void clear_environment(void) {
     const char *names[] = {"MLX_BRIDGE_PORT",          "OLLAMA_HOST",      "OLLAMA_KEEP_ALIVE",
                            "OLLAMA_NUM_PARALLEL",      "OLLAMA_MAX_QUEUE", "OLLAMA_CONTEXT_LENGTH",
-                           "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_DEBUG",     "OLLAMA_KV_CACHE_TYPE"};
+                           "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_DEBUG",     "OLLAMA_KV_CACHE_TYPE",
+                           "MLX_BRIDGE_IMPORT"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) unsetenv(names[i]);
 }
 
@@ -86,6 +87,25 @@ static void wrong_usage_says_what_is_right(void **state) {
     clear_environment();
 }
 
+static void gguf_models_of_others_are_imported_on_use_unless_one_says_otherwise(void **state) {
+    (void)state;
+    clear_environment();
+    char *none[] = {"bridge", NULL}, *ask[] = {"bridge", "--import-gguf", "ask", NULL};
+    bridge_config c = read_args(1, none, LM_OK, NULL);
+    assert_int_equal(c.import_gguf, LM_GGUF_ON_USE);
+    free(c.roots);
+    setenv("MLX_BRIDGE_IMPORT", "never", 1);
+    c = read_args(1, none, LM_OK, NULL);
+    assert_int_equal(c.import_gguf, LM_GGUF_NEVER);
+    free(c.roots);
+    c = read_args(3, ask, LM_OK, NULL);
+    assert_int_equal(c.import_gguf, LM_GGUF_ASK);
+    free(c.roots);
+    setenv("MLX_BRIDGE_IMPORT", "yes", 1);
+    read_args(1, none, LM_INVALID, "MLX_BRIDGE_IMPORT yes: there are on-use, ask and never");
+    clear_environment();
+}
+
 static void keys_and_values_are_kept_as_ollama_names_it(void **state) {
     (void)state;
     clear_environment();
@@ -148,6 +168,7 @@ static void ranks_are_asked_for_by_a_hostfile(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_win_over_the_environment),
+        cmocka_unit_test(gguf_models_of_others_are_imported_on_use_unless_one_says_otherwise),
         cmocka_unit_test(keep_alive_is_seconds_or_a_duration),
         cmocka_unit_test(wrong_usage_says_what_is_right),
         cmocka_unit_test(keys_and_values_are_kept_as_ollama_names_it),

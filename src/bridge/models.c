@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "store/store.h"
 
 static int fail(const char *text) {
@@ -16,7 +17,8 @@ static int fail(const char *text) {
 }
 
 static lm_status open_store(const bridge_config *c, lm_store **out, lm_err *err) {
-    lm_store_config config = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
+    lm_store_config config = {
+        .own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots, .gguf = c->import_gguf};
     return lm_store_open(out, &config, err);
 }
 
@@ -71,6 +73,21 @@ static lm_status import(lm_store *store, const char *file, const char *name, pro
     return st == LM_OK ? lm_store_find_own(store, name, made, err) : st;
 }
 
+/* FILE is no file: a model of Ollama's or LM Studio's store, under its name. */
+static lm_status adopt(lm_store *store, const bridge_config *c, progress *p, lm_entry *made, lm_err *err) {
+    lm_status st = lm_store_find(store, c->file, made, err);
+    if (st == LM_NOT_FOUND)
+        return lm_fail(err, st, "%s is neither a file nor a model on this disk: see mlx-ollama-bridge list",
+                       c->file);
+    if (st == LM_OK && !made->gguf)
+        return lm_fail(err, LM_INVALID, "model '%s' runs as it is, from %s", made->name, made->dir);
+    if (st == LM_OK && c->name)
+        return lm_fail(err, LM_INVALID,
+                       "a model of another store keeps its name: import it with one argument, and then copy "
+                       "it (ollama cp)");
+    return st == LM_OK ? lm_store_adopt(store, made, show_progress, p, err) : st;
+}
+
 int bridge_import(const bridge_config *c) {
     lm_store *store = NULL;
     lm_err err = {0};
@@ -78,7 +95,9 @@ int bridge_import(const bridge_config *c) {
     char *name = c->name ? lm_strdup(c->name) : name_of_file(c->file);
     progress p = {.terminal = isatty(STDERR_FILENO) != 0};
     lm_status st = open_store(c, &store, &err);
-    if (st == LM_OK) st = import(store, c->file, name, &p, &made, &err);
+    bool file = lm_path_is_file(c->file) || lm_str_ends(lm_str_of(c->file), LM_STR(".gguf"));
+    if (st == LM_OK)
+        st = file ? import(store, c->file, name, &p, &made, &err) : adopt(store, c, &p, &made, &err);
     if (p.terminal && p.shown) fputc('\n', stderr);
     if (st == LM_OK) printf("%s\n", made.dir);
     if (store) lm_store_close(store);

@@ -86,7 +86,8 @@ static lm_kv_type kv_type_for(const lm_backend *backend, lm_kv_type wanted) {
 }
 
 static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
-    lm_store_config store = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
+    lm_store_config store = {
+        .own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots, .gguf = c->import_gguf};
     lm_status st = lm_store_open(&b->store, &store, err);
     if (st != LM_OK) return st;
     lm_store_prune(b->store); /* what a server that was killed has left */

@@ -157,7 +157,7 @@ static lm_status remove_all(lm_store *s, const lm_name *name, bool *any, lm_err 
         free(manifest);
         if (!there) {
             lm_name shown;
-            if (!lm_store_find_exact(s, name, &entry)) break;
+            if (!lm_store_find_exact(s, name, &entry) && !lm_store_find_gguf(s, name, &entry)) break;
             st = lm_name_parse(lm_str_of(entry.name), &shown, err);
             if (st == LM_OK)
                 st = entry.owned ? lm_own_remove_dir(own, entry.dir, err)

@@ -307,6 +307,46 @@ lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *p
     return st;
 }
 
+void lm_draft_note_origin(lm_draft *d, const char *origin) {
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        lm_layer *l = &d->m.layers[i];
+        if (lm_layer_kind_of(l) == LM_LAYER_FILE && !l->from) l->from = lm_strdup(origin);
+    }
+}
+
+typedef struct origin {
+    lm_draft *d;
+    const char *text;
+} origin;
+
+/* All files of one manifest or none: a model that was made of it may have others beside some of them. */
+static bool take_of_origin(void *ctx, const lm_name *name, const char *path) {
+    const origin *o = ctx;
+    lm_buf text;
+    lm_manifest m = {0};
+    bool ok = true;
+    (void)name;
+    if (lm_manifest_load(path, &text, &m, NULL) != LM_OK) return true;
+    for (uint32_t i = 0; ok && i < m.n; i++) {
+        const lm_layer *l = &m.layers[i];
+        if (lm_layer_kind_of(l) != LM_LAYER_FILE) continue;
+        ok = l->from && !strcmp(l->from, o->text) &&
+             add_layer(o->d, l->type, l->name, l->digest, true, NULL) == LM_OK;
+    }
+    if (!ok) lm_draft_drop(o->d, LM_LAYER_FILE);
+    lm_manifest_release(&m);
+    lm_buf_release(&text);
+    return o->d->m.n == 0;
+}
+
+bool lm_draft_from_origin(lm_draft *d, const char *text) {
+    origin o = {d, text};
+    LM_ASSERT(d->m.n == 0);
+    lm_manifests_walk(d->own, NULL, take_of_origin, &o);
+    lm_draft_note_origin(d, text);
+    return d->m.n > 0;
+}
+
 lm_status lm_draft_staging(lm_draft *d, const char **dir, lm_err *err) {
     lm_status st = LM_OK;
     if (!d->staging) {
@@ -695,6 +735,7 @@ lm_status lm_store_copy(lm_store *s, const char *source, const char *destination
     if (st == LM_NOT_FOUND) return lm_fail(err, st, "model \"%s\" not found", source);
     if (st == LM_OK) st = lm_name_parse(lm_str_of(destination), &to, err);
     if (st == LM_OK) st = lm_name_parse(lm_str_of(model.name), &from, err);
+    if (st == LM_OK) st = lm_store_ready(s, &model, progress, ctx, err);
     if (st != LM_OK || (model.owned && lm_name_same(&from, &to))) return st;
     st = lm_draft_open(&d, s, err);
     if (st == LM_OK && model.managed) {

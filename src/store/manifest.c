@@ -232,10 +232,14 @@ static void walk_dir(walk *w, const char *dir, uint32_t depth) {
     if (d) closedir(d);
 }
 
-void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *visit, void *ctx) {
+void lm_manifests_walk_dir(const char *dir, const lm_name *want, lm_manifest_visit *visit, void *ctx) {
     walk w = {.want = want, .visit = visit, .ctx = ctx};
-    char *dir = lm_path_join(own, LM_OWN_MANIFESTS);
     walk_dir(&w, dir, 0);
+}
+
+void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *visit, void *ctx) {
+    char *dir = lm_path_join(own, LM_OWN_MANIFESTS);
+    lm_manifests_walk_dir(dir, want, visit, ctx);
     free(dir);
 }
 

@@ -13,7 +13,7 @@
 #include "base/file.h"
 
 bool lm_own_reserved(const char *file) {
-    static const char *const names[] = {LM_OWN_BLOBS,   LM_OWN_MANIFESTS, LM_OWN_VIEWS,
+    static const char *const names[] = {LM_OWN_BLOBS,   LM_OWN_MANIFESTS, LM_OWN_VIEWS,  LM_OWN_LINKED,
                                         LM_OWN_REMOVED, LM_OWN_WORK,      LM_OWN_PARTIAL};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(names[i], file) == 0) return true;

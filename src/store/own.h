@@ -5,6 +5,7 @@
  * alone OWN/blobs/sha256-HEX    content, never changed once it is there
  *     OWN/manifests/HOST/NAMESPACE/MODEL/TAG
  *     OWN/views/HEX           of the manifest with that sha256: the model directory, links into blobs
+ *     OWN/linked/HEX          the same of a model in Ollama's store, with that digest: links into its blobs
  *     OWN/removed/            manifests that a delete or a replacement took away: their blobs may go
  *     OWN/work/               what is in the making; of no use to anybody when .users is free
  *     OWN/partial/            downloads that may go on
@@ -19,6 +20,7 @@
 #define LM_OWN_BLOBS     "blobs"
 #define LM_OWN_MANIFESTS "manifests"
 #define LM_OWN_VIEWS     "views"
+#define LM_OWN_LINKED    "linked"
 #define LM_OWN_REMOVED   "removed"
 #define LM_OWN_WORK      "work"
 #define LM_OWN_PARTIAL   "partial"
@@ -64,6 +66,10 @@ void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
 #define LM_TYPE_CONFIG   "application/vnd.docker.container.image.v1+json"
 #define LM_TYPE_IMAGE    "application/vnd.ollama.image."
 
+#define LM_TYPE_TENSOR LM_TYPE_IMAGE "tensor" /* a safetensors file of one tensor: Ollama's MLX models */
+#define LM_TYPE_MODEL  LM_TYPE_IMAGE "model"  /* a GGUF file */
+#define LM_GGUF_FILE   "model.gguf"           /* in a view */
+
 typedef struct lm_layer {
     char type[96];
     char digest[LM_DIGEST_SIZE];
@@ -90,8 +96,9 @@ lm_layer_kind lm_layer_kind_of(const lm_layer *layer);
 bool lm_layer_file_ok(const char *path);            /* as the name of a file of a model directory */
 const char *lm_layer_kind_name(lm_layer_kind kind); /* "template": of the media type and of the file */
 lm_status lm_manifest_load(const char *path, lm_buf *text, lm_manifest *out, lm_err *err) LM_CHECKED;
-/* Each manifest of the store, with or without its blobs. Return false to end the walk. */
+/* Each manifest below dir (OWN/manifests), with or without its blobs. Return false to end the walk. */
 typedef bool lm_manifest_visit(void *ctx, const lm_name *name, const char *path);
+void lm_manifests_walk_dir(const char *dir, const lm_name *want, lm_manifest_visit *visit, void *ctx);
 void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *visit, void *ctx);
 /* Where the manifest of this name is, or would go, in the spelling that is there already. The caller frees.
  */
@@ -102,6 +109,21 @@ char *lm_manifest_path(const char *own, const lm_name *name);
 bool lm_view_entry(const char *own, const char *manifest, lm_entry *out);
 /* Fills the new directory dir with what a manifest says. */
 lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) LM_CHECKED;
+/* The view of a model in another store, OWN/linked/HEX: made when there is none, or it is not whole. False:
+ * it cannot be made. */
+bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex);
+
+/* ---- ollama.c */
+/* The manifest with this digest that NAME has in an Ollama store; a list of several gives the one that runs
+ * here. The caller releases m. LM_NOT_FOUND: it has gone. */
+lm_status lm_ollama_manifest(const lm_place *place, const lm_name *name, const char *hex, lm_manifest *m,
+                             lm_err *err) LM_CHECKED;
+
+/* ---- draft.c, of the importer of other stores */
+/* Gives the files of the draft an origin ("sha256:.." of a GGUF file), which their manifest keeps. */
+void lm_draft_note_origin(lm_draft *d, const char *origin);
+/* Takes the files that some model of the own store has from this origin. False: there is none. */
+bool lm_draft_from_origin(lm_draft *d, const char *origin);
 
 /* ---- delete.c, with .lock held */
 /* Notes the manifest at path so that what only it names is pruned, and removes it unless it is to be

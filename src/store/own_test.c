@@ -605,6 +605,7 @@ static int fresh(void **state) {
     snprintf(own, sizeof own, "%s/own", test_dir());
     snprintf(user, sizeof user, "%s/user/m", test_dir());
     setenv("HOME", test_dir(), 1);
+    unsetenv("OLLAMA_MODELS");
     setenv("HF_HUB_CACHE", test_dir(), 1);
     put_user_model("weights");
     return 0;

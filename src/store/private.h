@@ -68,23 +68,39 @@ bool lm_look(const char *dir, lm_entry *out);
 bool lm_look_hub(const char *dir, char out[1024]);
 
 /* ---- store.c */
+typedef enum lm_place_kind {
+    LM_PLACE_OWN,
+    LM_PLACE_DIRS,   /* plain directories, or the Hugging Face cache */
+    LM_PLACE_STUDIO, /* the same, with GGUF files among them: LM Studio's */
+    LM_PLACE_OLLAMA,
+} lm_place_kind;
+
 typedef struct lm_place {
     char *dir;
-    bool own;
+    lm_place_kind kind;
+    const char *own; /* where the own store is */
 } lm_place;
 
 struct lm_store {
     lm_place *places; /* places[0] is the own store */
     uint32_t n_places;
     lm_aliases aliases;
+    lm_gguf_use gguf;
 };
 
 /* Called for each model; entry.name is full. Return false to end the walk. */
 typedef bool lm_place_visit(void *ctx, const lm_name *name, const lm_entry *entry);
 /* want NULL: everything. Directories that are absent or unreadable are passed over. */
 void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx);
+/* The GGUF files of a place, in the same way. */
+void lm_gguf_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx);
 /* As lm_store_find, but only this very name (aliases included) and without the default tag. */
 bool lm_store_find_exact(lm_store *s, const lm_name *name, lm_entry *out);
+bool lm_store_find_gguf(lm_store *s, const lm_name *name, lm_entry *out); /* the same among GGUF files */
+
+/* ---- ollama.c, studio.c: stores of others */
+void lm_ollama_walk(const lm_place *place, bool gguf, const lm_name *want, lm_place_visit *visit, void *ctx);
+void lm_studio_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx);
 
 /* ---- delete.c: names that the user has unlinked, one line each in OWN/.unlinked */
 typedef struct lm_tombs {

@@ -117,6 +117,18 @@ static void look_at_view(const char *path, const char *file, const named *live, 
     if (!has(&live->manifests, file) && lm_dir_remove(path, NULL) != LM_OK) return; /* next time */
 }
 
+/* Views of another store's models go when what they link to has gone. */
+static void look_at_linked(const char *path, const char *file, const named *live, named *gone) {
+    char *config = lm_path_join(path, "config.json"), *gguf = lm_path_join(path, LM_GGUF_FILE);
+    (void)file;
+    (void)live;
+    (void)gone;
+    bool there = lm_path_is_file(config) || lm_path_is_file(gguf);
+    free(config);
+    free(gguf);
+    if (!there && lm_dir_remove(path, NULL) != LM_OK) return; /* the same */
+}
+
 static void remove_work(const char *path, const char *file, const named *live, named *gone) {
     (void)file;
     (void)live;
@@ -146,6 +158,7 @@ void lm_own_prune(const char *own, int64_t now) {
             each(own, LM_OWN_BLOBS, look_at_blob, &live, &gone);
             each(own, LM_OWN_REMOVED, forget_removed, &live, &gone);
         }
+        each(own, LM_OWN_LINKED, look_at_linked, &live, &gone);
         each(own, LM_OWN_PARTIAL, look_at_partial, &live, &gone);
         close(alone);
     }

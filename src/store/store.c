@@ -16,9 +16,9 @@
  */
 
 /* Takes dir over. */
-static void add_place(lm_store *s, char *dir, bool own) {
+static void add_place(lm_store *s, char *dir, lm_place_kind kind) {
     s->places = lm_realloc(s->places, (s->n_places + 1) * sizeof *s->places);
-    s->places[s->n_places++] = (lm_place){dir, own};
+    s->places[s->n_places++] = (lm_place){dir, kind, kind == LM_PLACE_OWN ? dir : s->places[0].dir};
 }
 
 static const char *env(const char *name) {
@@ -33,6 +33,30 @@ static char *hub_cache(void) {
     if (env("HF_HOME")) return lm_path_join(env("HF_HOME"), "hub");
     if (env("XDG_CACHE_HOME")) return lm_path_join(env("XDG_CACHE_HOME"), "huggingface/hub");
     return lm_path_home(".cache/huggingface/hub");
+}
+
+/* Links lead there from views in the own store, so its path is a whole one. Our own store is none of
+ * Ollama's. */
+static void add_ollama(lm_store *s, const char *dir) {
+    char *real = realpath(dir, NULL), *own = realpath(s->places[0].dir, NULL);
+    if (!real && dir[0] == '/') real = lm_strdup(dir); /* it may come later */
+    if (real && strcmp(real, own ? own : s->places[0].dir))
+        add_place(s, real, LM_PLACE_OLLAMA);
+    else
+        free(real);
+    free(own);
+}
+
+/* As Ollama looks for it: a user's, and the one of a service on Linux. */
+static void add_ollamas(lm_store *s) {
+    if (env("OLLAMA_MODELS")) {
+        add_ollama(s, env("OLLAMA_MODELS"));
+        return;
+    }
+    char *home = lm_path_home(".ollama/models");
+    add_ollama(s, home);
+    add_ollama(s, "/usr/share/ollama/.ollama/models");
+    free(home);
 }
 
 static lm_status read_aliases(lm_store *s, const char *given, lm_err *err) {
@@ -57,15 +81,18 @@ lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *e
     if (!config) config = &none;
 
     lm_store *s = lm_alloc(sizeof *s);
-    add_place(s, config->own_dir ? lm_strdup(config->own_dir) : lm_path_home(".mlx-ollama/models"), true);
+    s->gguf = config->gguf;
+    add_place(s, config->own_dir ? lm_strdup(config->own_dir) : lm_path_home(".mlx-ollama/models"),
+              LM_PLACE_OWN);
     for (uint32_t i = 0; i < config->n_roots; i++) {
         char *real = realpath(config->roots[i], NULL); /* a later chdir must not matter */
-        add_place(s, real ? real : lm_strdup(config->roots[i]), false);
+        add_place(s, real ? real : lm_strdup(config->roots[i]), LM_PLACE_DIRS);
     }
-    add_place(s, lm_path_home("workspace/mlx"), false);
-    add_place(s, lm_path_home(".lmstudio/models"), false);
-    add_place(s, lm_path_home(".cache/lm-studio/models"), false);
-    add_place(s, hub_cache(), false);
+    add_place(s, lm_path_home("workspace/mlx"), LM_PLACE_DIRS);
+    add_place(s, lm_path_home(".lmstudio/models"), LM_PLACE_STUDIO);
+    add_place(s, lm_path_home(".cache/lm-studio/models"), LM_PLACE_STUDIO);
+    add_place(s, hub_cache(), LM_PLACE_DIRS);
+    add_ollamas(s);
 
     lm_status st = read_aliases(s, config->aliases, err);
     if (st != LM_OK) {
@@ -137,7 +164,7 @@ static bool descend(const walk *w, uint32_t n) {
 static void found(walk *w, const lm_name *name, const char *dir) {
     lm_entry entry;
     if (!lm_look(dir, &entry)) return;
-    entry.owned = w->place->own;
+    entry.owned = w->place->kind == LM_PLACE_OWN;
     lm_name_short(name, entry.name);
     w->stop = !w->visit(w->ctx, name, &entry);
 }
@@ -164,7 +191,7 @@ static void visit_entry(walk *w, const char *dir, const char *file, uint32_t dep
     lm_name name;
     char *path = lm_path_join(dir, file), *config = lm_path_join(path, "config.json");
 
-    if (depth == 0 && !w->place->own && lm_str_starts(lm_str_of(file), LM_STR("models--"))) {
+    if (depth == 0 && w->place->kind != LM_PLACE_OWN && lm_str_starts(lm_str_of(file), LM_STR("models--"))) {
         visit_hub(w, path, file);
     } else {
         w->parts[depth] = file;
@@ -190,7 +217,7 @@ static void walk_dir(walk *w, const char *dir, uint32_t depth) {
     uint32_t seen = 0;
     for (struct dirent *e; !back && !w->stop && seen < LM_MAX_ENTRIES && (e = readdir(d)); seen++) {
         bool maybe = e->d_type == DT_DIR || e->d_type == DT_LNK || e->d_type == DT_UNKNOWN;
-        if (depth == 0 && w->place->own && lm_own_reserved(e->d_name)) continue;
+        if (depth == 0 && w->place->kind == LM_PLACE_OWN && lm_own_reserved(e->d_name)) continue;
         if (e->d_name[0] != '.' && maybe) visit_entry(w, dir, e->d_name, depth);
     }
     closedir(d);
@@ -207,17 +234,21 @@ static bool visit_manifest(void *ctx, const lm_name *name, const char *path) {
 }
 
 void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx) {
-    walk w = {
-        .place = place, .want = want, .visit = visit, .ctx = ctx, .max_depth = place->own ? MAX_DEPTH : 2};
+    if (place->kind == LM_PLACE_OLLAMA) {
+        lm_ollama_walk(place, false, want, visit, ctx);
+        return;
+    }
+    bool own = place->kind == LM_PLACE_OWN;
+    walk w = {.place = place, .want = want, .visit = visit, .ctx = ctx, .max_depth = own ? MAX_DEPTH : 2};
     char *config = lm_path_join(place->dir, "config.json");
     lm_name name;
 
-    if (place->own) lm_manifests_walk(place->dir, want, visit_manifest, &w);
+    if (own) lm_manifests_walk(place->dir, want, visit_manifest, &w);
     if (w.stop) {
         free(config);
         return;
     }
-    if (!place->own && access(config, F_OK) == 0) { /* a root may be a model itself */
+    if (!own && access(config, F_OK) == 0) { /* a root may be a model itself */
         const char *slash = strrchr(place->dir, '/'), *last = slash ? slash + 1 : place->dir;
         if (spell(&last, 1, &name) && (!want || lm_name_same(want, &name))) found(&w, &name, place->dir);
     } else {
@@ -226,12 +257,18 @@ void lm_place_walk(const lm_place *place, const lm_name *want, lm_place_visit *v
     free(config);
 }
 
+void lm_gguf_walk(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx) {
+    if (place->kind == LM_PLACE_OLLAMA) lm_ollama_walk(place, true, want, visit, ctx);
+    if (place->kind == LM_PLACE_STUDIO) lm_studio_walk(place, want, visit, ctx);
+}
+
 /* ---- find ------------------------------------------------------------------------------------------------
  */
 
 typedef struct lookup {
     const lm_tombs *tombs;
     const lm_name *as; /* the alias that is being followed, or NULL */
+    void (*walk)(const lm_place *place, const lm_name *want, lm_place_visit *visit, void *ctx);
     lm_entry *out;
     bool found;
 } lookup;
@@ -249,7 +286,7 @@ static bool take_first(void *ctx, const lm_name *name, const lm_entry *entry) {
 }
 
 static bool look_up(const lm_store *s, const lm_name *want, lookup *l) {
-    for (uint32_t i = 0; i < s->n_places && !l->found; i++) lm_place_walk(&s->places[i], want, take_first, l);
+    for (uint32_t i = 0; i < s->n_places && !l->found; i++) l->walk(&s->places[i], want, take_first, l);
     return l->found;
 }
 
@@ -275,7 +312,7 @@ static bool is_repo(const lm_name *n) {
 bool lm_store_find_exact(lm_store *s, const lm_name *name, lm_entry *out) {
     lm_tombs tombs;
     lm_tombs_load(&tombs, s->places[0].dir);
-    lookup l = {.tombs = &tombs, .out = out};
+    lookup l = {.tombs = &tombs, .walk = lm_place_walk, .out = out};
 
     bool ok = look_up(s, name, &l) || (is_repo(name) && look_up_repo(s, name, false, &l));
     const lm_alias *alias = ok ? NULL : lm_aliases_find(&s->aliases, name);
@@ -286,18 +323,30 @@ bool lm_store_find_exact(lm_store *s, const lm_name *name, lm_entry *out) {
     return ok;
 }
 
+bool lm_store_find_gguf(lm_store *s, const lm_name *name, lm_entry *out) {
+    lm_tombs tombs;
+    if (s->gguf == LM_GGUF_NEVER) return false;
+    lm_tombs_load(&tombs, s->places[0].dir);
+    lookup l = {.tombs = &tombs, .walk = lm_gguf_walk, .out = out};
+    bool ok = look_up(s, name, &l) || (is_repo(name) && look_up_repo(s, name, false, &l));
+    lm_tombs_release(&tombs);
+    return ok;
+}
+
+/* What runs as it is comes before what has to be imported first, whatever its tag. */
 lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *err) {
-    lm_name n;
+    lm_name n, usual;
     lm_entry entry;
     lm_status st = lm_name_parse(lm_str_of(name), &n, err);
     if (st != LM_OK) return st;
 
-    bool ok = lm_store_find_exact(s, &n, &entry);
-    const char *tag = ok ? NULL : lm_aliases_default_tag(&s->aliases, &n);
-    if (tag) {
-        snprintf(n.tag, sizeof n.tag, "%s", tag);
-        ok = lm_store_find_exact(s, &n, &entry);
-    }
+    usual = n;
+    const char *tag = lm_aliases_default_tag(&s->aliases, &n);
+    if (tag) snprintf(usual.tag, sizeof usual.tag, "%s", tag);
+    bool ok = lm_store_find_exact(s, &n, &entry) || (tag && lm_store_find_exact(s, &usual, &entry)) ||
+              lm_store_find_gguf(s, &n, &entry) || (tag && lm_store_find_gguf(s, &usual, &entry));
+    lm_entry made; /* a name may lead to a file that was imported under its whole name */
+    if (ok && entry.gguf && lm_store_find_own(s, entry.name, &made, NULL) == LM_OK) entry = made;
     if (!ok) return lm_fail(err, LM_NOT_FOUND, "model '%s' not found", name);
     *out = entry;
     return LM_OK;
@@ -372,10 +421,8 @@ static bool add_entry(void *ctx, const lm_name *name, const lm_entry *entry) {
     return true;
 }
 
-/* The entry that lm_store_find would follow this alias to, in the same order. A name for one quantised form
- * is listed only where the model has no other alias: each has a handful of them. */
-static void add_alias_entry(listing *l, uint32_t n_real, bool *aliased, const lm_alias *alias) {
-    if (listed(l, &alias->name)) return;
+/* The entry that lm_store_find would follow this alias to, in the same order; UINT32_MAX: none. */
+static uint32_t entry_of_alias(const listing *l, uint32_t n_real, const lm_alias *alias) {
     for (uint32_t i = 0; i < alias->n_repos; i++) {
         const lm_name *repo = &alias->repos[i];
         for (uint32_t k = 0; k < n_real; k++) {
@@ -384,16 +431,21 @@ static void add_alias_entry(listing *l, uint32_t n_real, bool *aliased, const lm
                 strcasecmp(have->host, LM_DEFAULT_HOST) == 0 && strcasecmp(have->ns, LM_DEFAULT_NS) == 0;
             bool same = strcasecmp(have->model, repo->model) == 0 && strcasecmp(have->tag, repo->tag) == 0 &&
                         (plain || (is_repo(have) && strcasecmp(have->ns, repo->ns) == 0));
-            if (!same || lm_tombs_has(l->tombs, &alias->name, l->entries[k].dir)) continue;
-            if (alias->form && aliased[k]) return;
-            aliased[k] = true;
-            lm_entry entry = l->entries[k];
-            lm_name_short(&alias->name, entry.name);
-            entry.owned = false;
-            add_entry(l, &alias->name, &entry);
-            return;
+            if (same && !lm_tombs_has(l->tombs, &alias->name, l->entries[k].dir)) return k;
         }
     }
+    return UINT32_MAX;
+}
+
+/* A name for one quantised form is listed only where the model has no other alias: each has a handful. */
+static void add_alias_entry(listing *l, uint32_t n_real, bool *aliased, const lm_alias *alias) {
+    uint32_t k = listed(l, &alias->name) ? UINT32_MAX : entry_of_alias(l, n_real, alias);
+    if (k == UINT32_MAX || (alias->form && aliased[k])) return;
+    aliased[k] = true;
+    lm_entry entry = l->entries[k];
+    lm_name_short(&alias->name, entry.name);
+    entry.owned = false;
+    add_entry(l, &alias->name, &entry);
 }
 
 static void add_aliases(listing *l, const lm_aliases *a) {
@@ -411,13 +463,39 @@ static int newest_first(const void *a, const void *b) {
     return strcasecmp(x->name, y->name);
 }
 
+/* As lm_store_find: a GGUF file whose name leads to something that runs as it is does not show. */
+typedef struct gguf_listing {
+    listing *all;
+    const lm_aliases *aliases;
+    uint32_t n_real;
+} gguf_listing;
+
+static bool leads_elsewhere(const gguf_listing *g, const lm_name *name) {
+    const lm_alias *alias = lm_aliases_find(g->aliases, name);
+    for (uint32_t i = 0; i < g->n_real; i++)
+        if (lm_name_same(&g->all->names[i], name)) return true;
+    return alias && entry_of_alias(g->all, g->n_real, alias) != UINT32_MAX;
+}
+
+static bool add_gguf(void *ctx, const lm_name *name, const lm_entry *entry) {
+    const gguf_listing *g = ctx;
+    lm_name usual = *name;
+    const char *tag = lm_aliases_default_tag(g->aliases, name);
+    if (tag) snprintf(usual.tag, sizeof usual.tag, "%s", tag);
+    if (leads_elsewhere(g, name) || (tag && leads_elsewhere(g, &usual))) return true;
+    return add_entry(g->all, name, entry);
+}
+
 lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) {
     lm_tombs tombs;
     lm_tombs_load(&tombs, s->places[0].dir);
     listing l = {.tombs = &tombs};
 
     for (uint32_t i = 0; i < s->n_places; i++) lm_place_walk(&s->places[i], NULL, add_entry, &l);
+    gguf_listing g = {&l, &s->aliases, l.n};
     add_aliases(&l, &s->aliases);
+    for (uint32_t i = 0; i < s->n_places && s->gguf != LM_GGUF_NEVER; i++)
+        lm_gguf_walk(&s->places[i], NULL, add_gguf, &g);
     lm_tombs_release(&tombs);
     free(l.names);
     if (l.no_memory || !(l.entries || (l.entries = lm_try_alloc(1, sizeof *l.entries)))) {

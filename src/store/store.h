@@ -4,8 +4,10 @@
  * table (share/aliases.ini, then ~/.config/mlx-ollama/aliases.ini, later entries win) maps Ollama names to one or more
  * Hugging Face repositories, tried in order.
  *
- * Places, first match wins: the own store (~/.mlx-ollama/models), configured roots, ~/workspace/mlx, the Hugging Face cache
- * (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub). Nothing is copied or indexed on disk: a listing looks.
+ * Places, first match wins: the own store (~/.mlx-ollama/models), configured roots, ~/workspace/mlx, LM Studio's folders, the
+ * Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub), Ollama's store (OLLAMA_MODELS, else
+ * ~/.ollama/models and /usr/share/ollama/.ollama/models), which is never written to. Last of all come the GGUF files of
+ * Ollama and LM Studio, which have to be imported. Nothing is copied or indexed on disk: a listing looks.
  *
  * Threads: any; the functions that write lock the own store between processes.
  */
@@ -17,11 +19,19 @@
 
 typedef struct lm_store lm_store;
 
+/* What is done with GGUF files in the stores of Ollama and LM Studio. */
+typedef enum lm_gguf_use {
+    LM_GGUF_ON_USE, /* listed, and imported when one is first used */
+    LM_GGUF_ASK,    /* listed; a use is refused with the command that imports it */
+    LM_GGUF_NEVER,  /* neither listed nor found */
+} lm_gguf_use;
+
 typedef struct lm_store_config {
     const char *own_dir;        /* NULL: ~/.mlx-ollama/models */
     const char *const *roots;   /* further directories that hold model directories, n_roots */
     uint32_t n_roots;
     const char *aliases;        /* NULL: the installed table and the user's */
+    lm_gguf_use gguf;
 } lm_store_config;
 
 lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *err) LM_CHECKED;
@@ -52,6 +62,10 @@ typedef struct lm_entry {
     int64_t modified_ns;   /* wall clock */
     bool owned;            /* lies in the own store: delete removes the files */
     bool managed;          /* of it: a manifest names the files, dir is a view of links to them */
+    bool gguf;             /* runs after lm_store_ready only: dir holds what comes with the file (template, system, ...), once
+                              lm_store_find has found it, and the rest is known without looking into the file */
+    char file[1024];       /* gguf: the GGUF file */
+    char family[32], parameters[16], quantization[16]; /* gguf: as its place says, "" where it says nothing */
 } lm_entry;
 /* All models, newest first; *out is malloc'd, the caller frees. */
 lm_status lm_store_list(lm_store *s, lm_entry **out, uint32_t *n, lm_err *err) LM_CHECKED;
@@ -62,6 +76,14 @@ lm_status lm_store_find(lm_store *s, const char *name, lm_entry *out, lm_err *er
 uint32_t lm_store_repos(const lm_store *s, const lm_name *name, lm_name *out, uint32_t room);
 /* As lm_store_find, but only this very name in the own store. */
 lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err *err) LM_CHECKED;
+/* Makes a GGUF model that lies elsewhere one of the own store, under its name, and puts that into *model; any other model is
+ * ready as it is. Waits for whoever imports already; a file that was imported under another name is not imported again.
+ * LM_INVALID: GGUF_ASK, the text names the command. LM_UNSUPPORTED: adapters, several files, what the importer does not know.
+ * LM_CORRUPT: the file is not the one that its digest promises. LM_CANCELLED, LM_NO_SPACE. */
+lm_status lm_store_ready(lm_store *s, lm_entry *model, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
+bool lm_store_needs_asking(const lm_store *s); /* lm_store_ready refuses: nothing is imported without having been asked for */
+/* The same, whatever the setting says: for whom has asked for it. */
+lm_status lm_store_adopt(lm_store *s, lm_entry *model, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 /* Owned: removes the manifest, and then what nothing else needs of it. Linked: forgets it (a tombstone in the own store), the
  * user's files stay. */
 lm_status lm_store_delete(lm_store *s, const char *name, lm_err *err) LM_CHECKED;

@@ -397,7 +397,11 @@ static int fresh_home(void **state) {
                            "XDG_CONFIG_HOME"};
     for (size_t i = 0; i < sizeof unset / sizeof *unset; i++) unsetenv(unset[i]);
     snprintf(home, sizeof home, "/tmp/lm-store-XXXXXX");
-    return mkdtemp(home) ? setenv("HOME", home, 1) : -1;
+    if (!mkdtemp(home) || setenv("HOME", home, 1)) return -1;
+    char *ollama = lm_path_join(home, ".ollama/models"); /* and none of the machine's */
+    int failed = setenv("OLLAMA_MODELS", ollama, 1);
+    free(ollama);
+    return failed;
 }
 
 static int no_home(void **state) {

@@ -17,11 +17,22 @@
 
 #define MAX_CONFIG (1u << 20)
 
+/* Where a view's links lead: to the own store's blobs, relative, or to those of another store. */
+typedef struct source {
+    const char *own;   /* blobs of the own store, or NULL */
+    const char *store; /* the other store, or NULL */
+} source;
+
 /* The file of a layer: false when the layer is none of a view's. n_licenses counts those before. */
-static bool file_of(const lm_layer *l, uint32_t *n_licenses, char out[256]) {
+static bool file_of(const source *from, const lm_layer *l, uint32_t *n_licenses, char out[256]) {
     lm_layer_kind kind = lm_layer_kind_of(l);
-    if (kind == LM_LAYER_KINDS) return false;
-    if (kind == LM_LAYER_FILE)
+    if (from->store && !strcmp(l->type, LM_TYPE_TENSOR))
+        snprintf(out, 256, "%.200s.safetensors", l->name);
+    else if (from->store && !strcmp(l->type, LM_TYPE_MODEL))
+        snprintf(out, 256, LM_GGUF_FILE);
+    else if (kind == LM_LAYER_KINDS)
+        return false;
+    else if (kind == LM_LAYER_FILE)
         snprintf(out, 256, "%s", l->name);
     else if (kind == LM_LAYER_LICENSE && (*n_licenses)++)
         snprintf(out, 256, "%s.%u", lm_layer_kind_name(kind), *n_licenses - 1);
@@ -41,24 +52,36 @@ static lm_status make_above(const char *dir, const char *file, lm_err *err) {
     return st;
 }
 
-static lm_status link_layer(const lm_layer *l, const char *dir, const char *file, lm_err *err) {
-    lm_buf target;
+static lm_status link_to(const char *target, const char *dir, const char *file, lm_err *err) {
     char *path = lm_path_join(dir, file);
     lm_status st = make_above(dir, file, err);
-    lm_buf_init(&target, 1024);
-    for (const char *p = file; *p; p++)
-        if (*p == '/') lm_buf_text(&target, "../");
-    lm_buf_printf(&target, "../../" LM_OWN_BLOBS "/sha256-%s", l->digest + 7);
-    if (st == LM_OK && symlink(target.ptr, path) != 0) st = lm_own_fail(err, "link", path);
-    lm_buf_release(&target);
+    if (st == LM_OK && symlink(target, path) != 0) st = lm_own_fail(err, "link", path);
     free(path);
     return st;
 }
 
+static lm_status link_layer(const source *from, const lm_layer *l, const char *dir, const char *file,
+                            lm_err *err) {
+    if (from->store) {
+        char *blob = lm_blob_path(from->store, l->digest);
+        lm_status st = link_to(blob, dir, file, err);
+        free(blob);
+        return st;
+    }
+    lm_buf target;
+    lm_buf_init(&target, 1024);
+    for (const char *p = file; *p; p++)
+        if (*p == '/') lm_buf_text(&target, "../");
+    lm_buf_printf(&target, "../../" LM_OWN_BLOBS "/sha256-%s", l->digest + 7);
+    lm_status st = link_to(target.ptr, dir, file, err);
+    lm_buf_release(&target);
+    return st;
+}
+
 /* "requires" is no layer: it stands in the config. */
-static lm_status write_requires(const char *own, const lm_manifest *m, const char *dir, lm_err *err) {
+static lm_status write_requires(const char *store, const lm_manifest *m, const char *dir, lm_err *err) {
     json_t *config = NULL;
-    char *blob = lm_blob_path(own, m->config.digest), *path = lm_path_join(dir, "requires");
+    char *blob = lm_blob_path(store, m->config.digest), *path = lm_path_join(dir, "requires");
     lm_status st = lm_json_load(blob, MAX_CONFIG, &config, err);
     const char *requires = st == LM_OK ? json_string_value(json_object_get(config, "requires")) : NULL;
     if (requires && requires[0]) st = lm_file_write(path, lm_str_of(requires), err);
@@ -68,14 +91,21 @@ static lm_status write_requires(const char *own, const lm_manifest *m, const cha
     return st;
 }
 
-lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) {
+static lm_status make_view(const source *from, const lm_manifest *m, const char *dir, lm_err *err) {
     lm_status st = mkdir(dir, 0755) == 0 ? LM_OK : lm_own_fail(err, "make directory", dir);
     uint32_t n_licenses = 0;
     for (uint32_t i = 0; st == LM_OK && i < m->n; i++) {
         char file[256];
-        if (file_of(&m->layers[i], &n_licenses, file)) st = link_layer(&m->layers[i], dir, file, err);
+        if (file_of(from, &m->layers[i], &n_licenses, file))
+            st = link_layer(from, &m->layers[i], dir, file, err);
     }
-    return st == LM_OK && m->config.digest[0] ? write_requires(own, m, dir, err) : st;
+    return st == LM_OK && m->config.digest[0]
+               ? write_requires(from->store ? from->store : from->own, m, dir, err)
+               : st;
+}
+
+lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) {
+    return make_view(&(source){.own = own}, m, dir, err);
 }
 
 /* All blobs are there and as long as the manifest says, and what runs is among them. */
@@ -95,13 +125,13 @@ static bool is_whole(const char *own, const lm_manifest *m, uint64_t *bytes) {
     return config && weights;
 }
 
-static bool is_ready(const lm_manifest *m, const char *dir) {
+static bool is_ready(const source *from, const lm_manifest *m, const char *dir) {
     struct stat st;
     uint32_t n_licenses = 0;
     if (stat(dir, &st) != 0) return false;
     for (uint32_t i = 0; i < m->n; i++) {
         char file[256];
-        if (!file_of(&m->layers[i], &n_licenses, file)) continue;
+        if (!file_of(from, &m->layers[i], &n_licenses, file)) continue;
         char *path = lm_path_join(dir, file);
         bool there = stat(path, &st) == 0 && (uint64_t)st.st_size == m->layers[i].size;
         free(path);
@@ -111,26 +141,38 @@ static bool is_ready(const lm_manifest *m, const char *dir) {
 }
 
 /* Whoever else makes the same view makes the same: the first one stays. A damaged one is moved away. */
-static bool put_in_place(const char *own, const lm_manifest *m, const char *temp, const char *dir) {
+static bool put_in_place(const char *own, const source *from, const lm_manifest *m, const char *temp,
+                         const char *dir) {
     if (rename(temp, dir) == 0) return true;
-    if (is_ready(m, dir)) return true;
+    if (is_ready(from, m, dir)) return true;
     char *away = NULL;
     bool ok = lm_own_temp(own, &away, NULL) == LM_OK && rename(dir, away) == 0 && rename(temp, dir) == 0;
     if (away && lm_dir_remove(away, NULL) != LM_OK) (void)0; /* pruning takes it */
     free(away);
-    return ok || is_ready(m, dir);
+    return ok || is_ready(from, m, dir);
 }
 
-static bool make_ready(const char *own, const lm_manifest *m, const char *dir) {
+/* Makes OWN/below/HEX, which is dir. */
+static bool make_ready(const char *own, const source *from, const char *below, const lm_manifest *m,
+                       const char *dir) {
     int users = -1;
-    char *temp = NULL, *views = lm_path_join(own, LM_OWN_VIEWS);
+    char *temp = NULL, *views = lm_path_join(own, below);
     bool ok = lm_own_use(own, &users, NULL) == LM_OK && lm_own_temp(own, &temp, NULL) == LM_OK &&
-              lm_dir_make(views, NULL) == LM_OK && lm_view_make(own, m, temp, NULL) == LM_OK &&
-              put_in_place(own, m, temp, dir);
+              lm_dir_make(views, NULL) == LM_OK && make_view(from, m, temp, NULL) == LM_OK &&
+              put_in_place(own, from, m, temp, dir);
     if (temp && lm_dir_remove(temp, NULL) != LM_OK) (void)0; /* the same */
     if (users >= 0) close(users);
     free(temp);
     free(views);
+    return ok;
+}
+
+bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex) {
+    source from = {.store = store};
+    char *linked = lm_path_join(own, LM_OWN_LINKED), *dir = lm_path_join(linked, hex);
+    bool ok = is_ready(&from, m, dir) || make_ready(own, &from, LM_OWN_LINKED, m, dir);
+    free(linked);
+    free(dir);
     return ok;
 }
 
@@ -139,12 +181,13 @@ bool lm_view_entry(const char *own, const char *path, lm_entry *out) {
     lm_manifest m = {0};
     struct stat st;
     lm_entry e = {.owned = true, .managed = true};
+    source from = {.own = own};
     if (lm_manifest_load(path, &text, &m, NULL) != LM_OK) return false;
     lm_blob_hex(lm_buf_view(&text), e.digest);
     int n = snprintf(e.dir, sizeof e.dir, "%s/" LM_OWN_VIEWS "/%s", own, e.digest);
     bool ok = n > 0 && (size_t)n < sizeof e.dir && stat(path, &st) == 0 && is_whole(own, &m, &e.size);
     if (ok) e.modified_ns = lm_file_time_ns(&st);
-    ok = ok && (is_ready(&m, e.dir) || make_ready(own, &m, e.dir));
+    ok = ok && (is_ready(&from, &m, e.dir) || make_ready(own, &from, LM_OWN_VIEWS, &m, e.dir));
     lm_manifest_release(&m);
     lm_buf_release(&text);
     if (ok) *out = e;

@@ -13,7 +13,7 @@
 #include "weights/safetensors.h"
 
 #define INDEX_JSON_MAX (64u << 20)
-#define FILES_MAX      4096
+#define FILES_MAX      16384 /* Ollama's own MLX models have one for each tensor */
 
 struct lm_weights {
     lm_map *maps; /* n_files */
@@ -100,6 +100,29 @@ static lm_status files_of_dir(lm_weights *w, const char *dir, lm_err *err) {
     return LM_OK;
 }
 
+/* What belongs to a matrix in the MLX models of Ollama's store, and what MLX calls it. */
+static const struct {
+    const char *theirs, *ours;
+} companions[] = {{".weight.scale", ".scales"}, {".weight.bias", ".biases"}};
+
+/* Ollama's names become MLX's, which are shorter. One that would change the numbers is refused. */
+static lm_status take_names(lm_tensor_entry *entries, uint32_t n, const char *path, lm_err *err) {
+    for (uint32_t i = 0; i < n; i++) {
+        lm_str name = lm_str_of(entries[i].name);
+        if (lm_str_ends(name, LM_STR(".weight.global_scale")))
+            return lm_fail(err, LM_UNSUPPORTED,
+                           "%s: tensor %s: a scale over a whole nvfp4 matrix is not supported: pull the "
+                           "model in MLX format from the hub",
+                           path, entries[i].name);
+        for (size_t k = 0; k < sizeof companions / sizeof *companions; k++) {
+            if (!lm_str_ends(name, lm_str_of(companions[k].theirs))) continue;
+            strcpy(entries[i].name + name.len - strlen(companions[k].theirs), companions[k].ours);
+            break;
+        }
+    }
+    return LM_OK;
+}
+
 static lm_status open_files(lm_weights *w, const char *dir, lm_err *err) {
     w->maps = lm_alloc(w->n_files * sizeof *w->maps);
     for (uint32_t i = 0; i < w->n_files; i++) {
@@ -107,6 +130,7 @@ static lm_status open_files(lm_weights *w, const char *dir, lm_err *err) {
         uint32_t first = w->n;
         lm_status st = lm_map_open(&w->maps[i], path, err);
         if (st == LM_OK) st = lm_safetensors_entries(&w->maps[i], path, &w->entries, &w->n, err);
+        if (st == LM_OK && w->n > first) st = take_names(w->entries + first, w->n - first, path, err);
         free(path);
         if (st != LM_OK) return st;
         for (uint32_t k = first; k < w->n; k++) {

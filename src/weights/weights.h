@@ -4,7 +4,8 @@
  * re-laid. Views live until lm_weights_close.
  *
  * Formats: safetensors (huggingface.co/docs/safetensors: 8-byte little-endian header length, JSON header, data);
- * an index file model.safetensors.index.json maps names to files. MLX affine quantisation: for a matrix (rows, cols),
+ * an index file model.safetensors.index.json maps names to files. The MLX models of Ollama's store have one file for
+ * each tensor, W, with W.scale and W.bias in it (its x/create, v0.33): they go by MLX's names here. MLX affine quantisation: for a matrix (rows, cols),
  *     name.weight  u32 (rows, cols * bits / 32)   codes, packed from the lowest bit up, a row is one bit stream
  *     name.scales  f16|bf16|f32 (rows, cols / group)
  *     name.biases  the same shape and type       value = scale * code + bias

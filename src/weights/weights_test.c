@@ -154,6 +154,37 @@ static void a_header_length_that_lies_is_refused(void **state) {
     expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "not a safetensors file");
 }
 
+/* As the blobs of Ollama's MLX models: one file for each tensor, a matrix with its scales. */
+static void the_names_of_ollamas_tensors_become_mlxs(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_weights *w = NULL;
+    lm_view v;
+    lm_matrix m;
+    lm_quant_spec q4 = {LM_QUANT_AFFINE, 4, 32};
+    put_tensors("a.q_proj.weight.safetensors",
+                "{\"__metadata__\":{\"quant_type\":\"int4\",\"group_size\":\"32\"},"
+                "\"a.q_proj.weight\":{\"dtype\":\"U32\",\"shape\":[1,4],\"data_offsets\":[0,16]},"
+                "\"a.q_proj.weight.bias\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[16,20]},"
+                "\"a.q_proj.weight.scale\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[20,24]}}",
+                24);
+    put_tensors("a.q_proj.bias.safetensors",
+                "{\"a.q_proj.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4);
+    expect_ok(lm_weights_open(&w, test_dir(), &err), err);
+    assert_int_equal(lm_weights_count(w), 4);
+    assert_true(lm_weights_find(w, "a.q_proj.scales", &v) && lm_weights_find(w, "a.q_proj.biases", &v));
+    assert_true(lm_weights_find(w, "a.q_proj.bias", &v)); /* the layer's own, added to its output */
+    expect_ok(lm_weights_matrix(w, "a.q_proj", q4, 1, 1, 32, &m, &err), err);
+    lm_weights_close(w);
+
+    put_tensors("b.safetensors",
+                "{\"a.q_proj.scales\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4);
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_CORRUPT, err, "a.q_proj.scales is in both");
+    put_tensors("b.safetensors",
+                "{\"a.weight.global_scale\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4);
+    expect_fail(lm_weights_open(&w, test_dir(), &err), LM_UNSUPPORTED, err, "whole nvfp4 matrix");
+}
+
 static void every_f16_survives_the_way_through_f32(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x10000; h++) {
@@ -286,6 +317,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(bad_headers_are_refused_with_the_reason, make_test_dir,
                                         remove_test_dir),
         cmocka_unit_test_setup_teardown(a_header_length_that_lies_is_refused, make_test_dir, remove_test_dir),
+        cmocka_unit_test_setup_teardown(the_names_of_ollamas_tensors_become_mlxs, make_test_dir,
+                                        remove_test_dir),
         cmocka_unit_test(every_f16_survives_the_way_through_f32),
         cmocka_unit_test(rounding_goes_to_the_nearest_and_ties_to_even),
         cmocka_unit_test(rows_of_every_form_are_what_mlx_dequantises),

@@ -29,7 +29,7 @@ class Bridge:
         self.home = tempfile.TemporaryDirectory(prefix="mlx-ollama-")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OLLAMA_", "MLX_BRIDGE", "HF_", "XDG_"))}
         # A test that pulls says from where, and sets HF_HUB_OFFLINE to 0.
-        kept.update({"HOME": self.home.name, "HF_HUB_OFFLINE": "1"}, **(env or {}))
+        kept.update({"HOME": self.home.name, "HF_HUB_OFFLINE": "1", "OLLAMA_MODELS": f"{self.home.name}/ollama"}, **(env or {}))
         command = [program(), "--port", "0", "--models", str(store or f"{self.home.name}/own")]
         for root in roots:
             command += ["--root", str(root)]
