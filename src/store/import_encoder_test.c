@@ -221,14 +221,23 @@ static void a_word_s_pieces_get_their_marks_back(void **state) {
 
 static void capitals_in_a_vocabulary_keep_the_text_s(void **state) {
     (void)state;
-    static const char *const cased[] = {"[UNK]", "[CLS]", "[SEP]", "\u2581Hello", "\u2581hello"};
-    gguf_make m;
-    gguf_make_init(&m);
-    wordpiece(&m, 5, cased);
-    json_t *t = tokenizer_of(&m);
-    assert_true(json_is_false(json_object_get(json_object_get(t, "normalizer"), "lowercase")));
-    json_decref(t);
-    gguf_make_release(&m);
+    for (uint32_t lower = 1; lower <= 100;
+         lower += 99) { /* one of two; one of 101, as a vocabulary in Chinese may have */
+        char made[100][8];
+        const char *tokens[104] = {"[UNK]", "[CLS]", "[SEP]", "\u2581Hello"};
+        gguf_make m;
+        for (uint32_t i = 0; i < lower; i++) {
+            snprintf(made[i], sizeof made[i], "w%u", i);
+            tokens[4 + i] = made[i];
+        }
+        gguf_make_init(&m);
+        wordpiece(&m, 4 + lower, tokens);
+        json_t *t = tokenizer_of(&m);
+        const json_t *normalizer = json_object_get(t, "normalizer");
+        assert_int_equal(json_is_true(json_object_get(normalizer, "lowercase")), lower == 100);
+        json_decref(t);
+        gguf_make_release(&m);
+    }
 }
 
 static void roberta_s_text_has_both_ends(void **state) {

@@ -52,21 +52,26 @@ lm_status lm_wordpiece_restore(lm_vocab *v, lm_err *err) {
 }
 
 /* The file does not say whether text is put into lower case. A vocabulary that was learned from such text has
- * not one capital letter. */
-static bool has_capitals(const lm_vocab *v) {
+ * hardly a capital letter (one in Chinese may have some), any other has many: a third of bert-base-cased. */
+static bool is_cased(const lm_vocab *v) {
+    uint32_t latin = 0, capitals = 0; /* tokens with such a letter */
     for (uint32_t i = 0; i < v->n; i++) {
         lm_str s = v->tokens[i];
+        bool any = false, capital = false;
         if (v->types[i] != LM_TOKEN_NORMAL || bracketed(s)) continue;
         for (size_t k = 0; k < s.len; k++) {
-            if (s.ptr[k] >= 'A' && s.ptr[k] <= 'Z') return true;
+            capital = capital || (s.ptr[k] >= 'A' && s.ptr[k] <= 'Z');
+            any = any || capital || (s.ptr[k] >= 'a' && s.ptr[k] <= 'z');
         }
+        latin += any;
+        capitals += capital;
     }
-    return false;
+    return capitals > latin / 50;
 }
 
 static lm_status write_normalizer(lm_buf *b, const lm_gguf *g, const lm_vocab *v, lm_err *err) {
     static const char strip_key[] = "tokenizer.ggml.normalizer.strip_accents";
-    bool lower = !has_capitals(v), strip = false;
+    bool lower = !is_cased(v), strip = false;
     lm_status st = lm_gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", &lower, err);
     if (st == LM_OK) st = lm_gguf_bool(g, strip_key, &strip, err);
     lm_buf_printf(
