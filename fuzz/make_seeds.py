@@ -111,8 +111,25 @@ def place_seeds():
         put("places", name, json.dumps(value).encode())
 
 
+def convert():
+    """config.json, a zero byte, model.safetensors."""
+    def seed(name, config, tensors):
+        put("convert", name, json.dumps(config).encode() + b"\0" + safetensors(tensors))
+
+    e, o = "l.block_sparse_moe.experts.", "l.mlp.experts."
+    seed("mixtral", {"model_type": "mixtral", "num_hidden_layers": 1},
+         {f"{e}{i}.{w}.weight": ("BF16", [2, 32]) for i in range(2) for w in ("w1", "w2", "w3")})
+    seed("gpt-oss", {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}},
+         {o + "gate_up_proj_blocks": ("U8", [2, 4, 1, 16]), o + "gate_up_proj_scales": ("U8", [2, 4, 1]), o + "gate_up_proj_bias": ("BF16", [2, 4]),
+          o + "down_proj_blocks": ("U8", [2, 2, 1, 16]), "l.self_attn.q_proj.weight": ("BF16", [2, 64])})
+    seed("gemma3", {"model_type": "gemma3", "text_config": {"dtype": "float16", "num_hidden_layers": 8}, "vision_config": {}},
+         {"model.language_model.layers.3.mlp.down_proj.weight": ("F32", [2, 64]), "vision_tower.x": ("F32", [1]), "lm_head.weight": ("F32", [2, 64])})
+    seed("quantised", {"quantization": {"bits": 4, "group_size": 32}}, {"m.weight": ("U32", [2, 4]), "m.scales": ("F16", [2, 1]), "m.biases": ("F16", [2, 1])})
+
+
 def main():
     adapters()
+    convert()
     put("safetensors", "plain", safetensors({"a.weight": ("F32", [2, 4]), "b": ("U8", [3])}))
     put("safetensors", "affine", safetensors({
         "q.weight": ("U32", [2, 8]), "q.scales": ("F16", [2, 2]), "q.biases": ("F16", [2, 2])}))

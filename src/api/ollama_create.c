@@ -28,20 +28,44 @@ static bool converting(void *ctx, uint64_t done, uint64_t total) {
     return goes_on;
 }
 
-/* Into the form that was asked for, and in any case into one that runs here. */
+/* What shall be done to weights of that form; false: nothing. */
+static bool must_convert(const create *c, const lm_form_info *is, char doing[100]) {
+    snprintf(doing, 100, "converting model"); /* into one that runs here, in any case */
+    if (c->r.quantizes) snprintf(doing, 100, "quantizing %s model to %s", is->form, c->r.quantize.name);
+    return is->foreign || (c->r.quantizes && strcmp(c->r.quantize.name, is->form) != 0);
+}
+
+static const lm_conversion *asked(const create *c) {
+    return c->r.quantizes ? &c->r.quantize : NULL;
+}
+
 static lm_status convert(create *c, lm_err *err) {
-    const lm_conversion *how = c->r.quantizes ? &c->r.quantize : NULL;
     lm_form_info is;
-    char doing[100] = "converting model";
+    char doing[100];
     lm_status st = lm_draft_look(c->draft, &is, err);
-    if (st != LM_OK) return st;
-    if (!is.foreign && (!how || !strcmp(how->name, is.form))) return LM_OK;
-    if (how) snprintf(doing, sizeof doing, "quantizing %s model to %s", is.form, how->name);
+    if (st != LM_OK || !must_convert(c, &is, doing)) return st;
     c->progress.reading = doing;
-    return lm_draft_convert(c->draft, how, converting, c, err);
+    return lm_draft_convert(c->draft, asked(c), converting, c, err);
 }
 
 /* ---- from where */
+
+static lm_status take_model(create *c, const lm_entry *model, lm_err *err) {
+    lm_form_info is;
+    char doing[800];
+    lm_status st = LM_OK;
+    if (!model->managed) { /* what is in the own store has been looked at when it came */
+        st = lm_convert_look(model->dir, &is, err);
+        if (st == LM_OK && must_convert(c, &is, doing)) {
+            c->progress.reading = doing;
+            return lm_draft_from_converted(c->draft, model, asked(c), converting, c, err);
+        }
+    }
+    snprintf(doing, sizeof doing, "reading %s", model->name);
+    c->progress.reading = doing;
+    if (st == LM_OK) st = lm_draft_from(c->draft, model, ollama_progress_bytes, &c->progress, err);
+    return st == LM_OK && c->r.quantizes && model->managed ? convert(c, err) : st;
+}
 
 static lm_status from_model(create *c, lm_err *err) {
     lm_entry model;
@@ -58,12 +82,7 @@ static lm_status from_model(create *c, lm_err *err) {
         c->progress.reading = "converting model";
         st = lm_store_ready(c->store, &model, ollama_progress_bytes, &c->progress, err);
     }
-    char reading[800];
-    snprintf(reading, sizeof reading, "reading %s", model.name);
-    c->progress.reading = reading;
-    if (st == LM_OK) st = lm_draft_from(c->draft, &model, ollama_progress_bytes, &c->progress, err);
-    /* What is in the own store has been looked at when it came. */
-    return st == LM_OK && (c->r.quantizes || !model.managed) ? convert(c, err) : st;
+    return st == LM_OK ? take_model(c, &model, err) : st;
 }
 
 /* ---- files */

@@ -41,6 +41,7 @@ static bool show(void *ctx, uint64_t done, uint64_t total) {
     shown *p = ctx;
     uint64_t now = lm_now_ns();
     unsigned percent = total ? (unsigned)((double)done * 100.0 / (double)total) : 100;
+    if (percent < p->percent) p->percent = 0; /* another round: it was imported first */
     if (p->json && (done == total || now - p->at_ns > 100000000)) {
         char more[80];
         snprintf(more, sizeof more, ",\"total\":%llu,\"completed\":%llu", (unsigned long long)total,
@@ -62,7 +63,8 @@ int bridge_export(const bridge_config *c) {
     lm_store *store = NULL;
     lm_err err = {0};
     shown p = {.name = c->name, .terminal = isatty(STDERR_FILENO) != 0, .json = c->json};
-    lm_store_config config = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
+    lm_store_config config = {
+        .own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots, .gguf = c->import_gguf};
     signal(SIGINT, interrupt);
     signal(SIGTERM, interrupt);
     signal(SIGPIPE, SIG_IGN);

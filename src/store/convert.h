@@ -37,9 +37,10 @@ typedef struct lm_convert_plan {
     json_t *config;     /* owned: config.json as it will be */
     lm_convert_item *items;
     uint32_t n;
-    bool needed;     /* as they are the weights run neither here nor in mlx-lm */
-    bool quantised;  /* by MLX, already */
-    lm_dtype mostly; /* what most numbers of the source are */
+    bool needed;        /* as they are the weights run neither here nor in mlx-lm */
+    bool quantised;     /* by MLX, already */
+    lm_dtype mostly;    /* what most numbers of the source are */
+    uint64_t shard_max; /* bytes of a file of weights; one tensor may be more */
 } lm_convert_plan;
 
 /* how NULL: only what the form for MLX needs. LM_NOT_FOUND, LM_CORRUPT, LM_UNSUPPORTED. */

@@ -426,6 +426,7 @@ lm_status lm_convert_plan_open(lm_convert_plan **out, const char *dir, const lm_
                                lm_err *err) {
     lm_convert_plan *p = lm_alloc(sizeof *p);
     planner b = {.p = p, .err = err};
+    p->shard_max = UINT64_C(5) << 30; /* mlx-lm's */
     lm_status st = lm_weights_open(&p->source, dir, err);
     if (st == LM_OK) st = read_config(&b, dir, how);
     if (st == LM_OK) st = plan_all(&b);

@@ -207,6 +207,49 @@ static void what_cannot_be_converted_is_refused_before_anything_is_written(void 
     free(made);
 }
 
+static void large_weights_come_in_several_files_with_an_index(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_weights *w = NULL;
+    lm_convert_plan *p = NULL;
+    json_t *index = NULL;
+    lm_conversion how;
+    static const tensor t[] = {{"a.weight", LM_F32, 2, {5, 64}},
+                               {"b.weight", LM_F32, 2, {50, 64}},
+                               {"c.weight", LM_F32, 2, {5, 64}},
+                               {"d", LM_F32, 1, {9}}};
+    char *from = lm_path_join(test_dir(), "from"), *to = lm_path_join(test_dir(), "to");
+    char *path = lm_path_join(to, "model.safetensors.index.json"),
+         *single = lm_path_join(to, "model.safetensors");
+    put_model(LLAMA, t, 4);
+    expect_ok(lm_dir_make(to, &err), err);
+    expect_ok(lm_conversion_parse("8bit", &how, &err), err);
+    expect_ok(lm_convert_plan_open(&p, from, &how, &err), err);
+    assert_true(p->shard_max == UINT64_C(5) << 30);
+    p->shard_max = 1000; /* a: 5 * (64 + 8) bytes; b is more; c and d fit together */
+    expect_ok(lm_convert_write(p, to, NULL, NULL, &err), err);
+    lm_convert_plan_close(p);
+    assert_false(lm_path_is_file(single));
+    expect_ok(lm_json_load(path, 1 << 20, &index, &err), err);
+    const json_t *map = json_object_get(index, "weight_map");
+    assert_int_equal(json_object_size(map), 3 * 3 + 1);
+    assert_string_equal(json_string_value(json_object_get(map, "a.biases")),
+                        "model-00001-of-00003.safetensors");
+    assert_string_equal(json_string_value(json_object_get(map, "b.weight")),
+                        "model-00002-of-00003.safetensors");
+    assert_string_equal(json_string_value(json_object_get(map, "d")), "model-00003-of-00003.safetensors");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(index, "metadata"), "total_size")),
+                     60 * 72 + 36);
+    expect_ok(lm_weights_open(&w, to, &err), err); /* which holds the index against the files */
+    assert_int_equal(lm_weights_bytes(w), 60 * 72 + 36);
+    lm_weights_close(w);
+    json_decref(index);
+    free(from);
+    free(to);
+    free(path);
+    free(single);
+}
+
 static bool stop(void *ctx, uint64_t done, uint64_t total) {
     uint32_t *calls = ctx;
     assert_true(done <= total);
@@ -241,6 +284,7 @@ int main(void) {
         T(what_no_layer_reads_is_left_out_and_empty_tensors_stay),
         T(damaged_numbers_and_those_beyond_a_type_are_told),
         T(what_cannot_be_converted_is_refused_before_anything_is_written),
+        T(large_weights_come_in_several_files_with_an_index),
         T(a_cancelled_conversion_leaves_no_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /* convert_write.c - the data of a plan: pieces of whole rows are gathered, cast and quantised by several
- * threads, each its rows, and written by one. Files of at most SHARD_MAX bytes, as mlx-lm writes them, one
+ * threads, each its rows, and written by one. Files of at most 5 GB, as mlx-lm writes them, one
  * after the other: each has its full size on the disk before it is begun. */
 #include <errno.h>
 #include <stdatomic.h>
@@ -15,9 +15,8 @@
 #include "weights/quantize.h"
 #include "weights/safetensors_write.h"
 
-#define PIECE       (1u << 22) /* numbers at a time; a row of a matrix that is quantised fits (MAX_COLS) */
-#define ELEMENT_MAX 8          /* bytes */
-#define SHARD_MAX   (UINT64_C(5) << 30)
+#define PIECE       (1u << 22)  /* numbers at a time; a row of a matrix that is quantised fits (MAX_COLS) */
+#define ELEMENT_MAX 8           /* bytes */
 #define DROP_EVERY  (64u << 20) /* bytes of source that may stay resident */
 #define THREADS_MAX 4           /* more than a disk keeps busy */
 
@@ -225,7 +224,7 @@ static uint32_t shard_end(const lm_convert_plan *p, uint32_t first) {
     uint32_t i = first;
     for (; i < p->n; i++) {
         uint64_t more = written_bytes(&p->items[i]);
-        if (i > first && bytes + more > SHARD_MAX) break;
+        if (i > first && bytes + more > p->shard_max) break;
         bytes += more;
     }
     return i;

@@ -230,8 +230,9 @@ static lm_status take_requires(lm_draft *d, const char *path, lm_err *err) {
     return st;
 }
 
-static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_progress *progress, void *ctx,
-                         lm_err *err) {
+/* others: only what a conversion does not write anew. */
+static lm_status add_files(lm_draft *d, const char *dir, lm_take take, bool others,
+                           lm_store_progress *progress, void *ctx, lm_err *err) {
     lm_files files = {0};
     sum s = {.progress = progress, .ctx = ctx};
     lm_status st = lm_files_list(dir, &files, err);
@@ -242,13 +243,18 @@ static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_pr
         uint64_t bytes = stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
         if (!strcmp(files.items[i], "requires"))
             st = take_requires(d, path, err);
-        else
+        else if (!others || !lm_file_is_converted(files.items[i]))
             st = lm_draft_file(d, files.items[i], path, take, NULL, add_up, &s, err);
         s.before += bytes;
         free(path);
     }
     lm_files_release(&files);
     return st;
+}
+
+static lm_status add_dir(lm_draft *d, const char *dir, lm_take take, lm_store_progress *progress, void *ctx,
+                         lm_err *err) {
+    return add_files(d, dir, take, false, progress, ctx, err);
 }
 
 /* ---- from a model */
@@ -293,6 +299,13 @@ static lm_status from_manifest(lm_draft *d, const lm_entry *model, lm_err *err) 
     return st;
 }
 
+static void note_from(lm_draft *d, const lm_entry *model) {
+    for (uint32_t i = 0; i < d->m.n; i++) {
+        lm_layer *l = &d->m.layers[i];
+        if (lm_layer_kind_of(l) == LM_LAYER_FILE && !l->from) l->from = lm_strdup(model->name);
+    }
+}
+
 lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *progress, void *ctx,
                         lm_err *err) {
     LM_ASSERT(d->m.n == 0);
@@ -301,7 +314,8 @@ lm_status lm_draft_from(lm_draft *d, const lm_entry *model, lm_store_progress *p
     for (uint32_t i = 0; st == LM_OK && i < d->m.n; i++) {
         lm_layer *l = &d->m.layers[i];
         if (lm_layer_kind_of(l) != LM_LAYER_FILE) continue;
-        free(l->from); /* the nearest one counts, as with Ollama: it is the one that a push may find at its place */
+        free(l->from); /* the nearest one counts, as with Ollama: it is the one that a push may find at its
+                          place */
         l->from = lm_strdup(model->name);
     }
     return st;
@@ -400,17 +414,11 @@ lm_status lm_draft_look(lm_draft *d, lm_form_info *out, lm_err *err) {
     return st == LM_OK ? lm_convert_look(d->view, out, err) : st;
 }
 
-static bool is_of_weights(const lm_layer *l) {
-    return lm_layer_kind_of(l) == LM_LAYER_FILE &&
-           (ends(l->name, ".safetensors") || ends(l->name, ".safetensors.index.json") ||
-            !strcmp(l->name, "config.json"));
-}
-
 static void drop_weights(lm_draft *d) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < d->m.n; i++) {
         lm_layer l = d->m.layers[i];
-        if (is_of_weights(&l)) {
+        if (lm_layer_kind_of(&l) == LM_LAYER_FILE && lm_file_is_converted(l.name)) {
             give_up(d, &l, 1);
             free(l.from);
         } else {
@@ -420,15 +428,15 @@ static void drop_weights(lm_draft *d) {
     d->m.n = n;
 }
 
-lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progress *progress, void *ctx,
-                           lm_err *err) {
+/* The weights of dir in their new form, in place of those that the draft has. */
+static lm_status add_converted(lm_draft *d, const char *dir, const lm_conversion *how,
+                               lm_store_progress *progress, void *ctx, lm_err *err) {
     const char *staging = NULL;
-    lm_status st = make_view(d, err);
-    if (st == LM_OK) st = lm_draft_staging(d, &staging, err);
+    lm_status st = lm_draft_staging(d, &staging, err);
     if (st != LM_OK) return st;
     char *made = lm_path_join(staging, "converted");
     if (mkdir(made, 0755) != 0) st = lm_own_fail(err, "make directory", made);
-    if (st == LM_OK) st = lm_convert_dir(d->view, made, how, progress, ctx, err);
+    if (st == LM_OK) st = lm_convert_dir(dir, made, how, progress, ctx, err);
     if (st == LM_OK) {
         drop_weights(d);
         st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
@@ -437,6 +445,21 @@ lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progr
     if (st == LM_OK) st = lm_draft_check(d, err);
     if (st == LM_OK && json_is_object(d->config))
         json_object_set_new(d->config, "file_type", json_string(d->info.quantization));
+    return st;
+}
+
+lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progress *progress, void *ctx,
+                           lm_err *err) {
+    lm_status st = make_view(d, err);
+    return st == LM_OK ? add_converted(d, d->view, how, progress, ctx, err) : st;
+}
+
+lm_status lm_draft_from_converted(lm_draft *d, const lm_entry *model, const lm_conversion *how,
+                                  lm_store_progress *progress, void *ctx, lm_err *err) {
+    LM_ASSERT(d->m.n == 0 && !model->managed);
+    lm_status st = add_files(d, model->dir, LM_TAKE_LINK, true, NULL, NULL, err);
+    if (st == LM_OK) st = add_converted(d, model->dir, how, progress, ctx, err);
+    if (st == LM_OK) note_from(d, model);
     return st;
 }
 

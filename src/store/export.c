@@ -134,11 +134,6 @@ static lm_status must_convert(const export *x, const lm_files *f, bool *convert,
     return LM_OK;
 }
 
-static bool is_replaced(const char *name) {
-    return is_weights(name) || !strcmp(name, "config.json") ||
-           lm_str_ends(lm_str_of(name), LM_STR(".safetensors.index.json"));
-}
-
 /* Beside weights that mlx-lm reads lie such that nobody does: the makers' own form of them
  * (consolidated.safetensors). */
 static lm_status fill(export *x, lm_err *err) {
@@ -151,8 +146,8 @@ static lm_status fill(export *x, lm_err *err) {
     if (st == LM_OK && convert) st = lm_convert_dir(x->from, x->to, NULL, converting, x, err);
     for (uint32_t i = 0; i < f.n && st == LM_OK; i++) {
         const char *name = f.items[i];
-        bool skip =
-            convert ? is_replaced(name) : is_weights(name) && !starts(name, "model") && names_are_mlx_lms(&f);
+        bool skip = convert ? lm_file_is_converted(name)
+                            : is_weights(name) && !starts(name, "model") && names_are_mlx_lms(&f);
         if (!skip) st = copy_file(x, name, err);
     }
     lm_files_release(&f);
@@ -165,6 +160,7 @@ lm_status lm_store_export(lm_store *s, const char *name, const char *dir, lm_sto
     lm_entry model;
     lm_newdir place;
     lm_status st = lm_store_find(s, name, &model, err);
+    if (st == LM_OK) st = lm_store_ready(s, &model, progress, ctx, err);
     if (st == LM_OK) st = lm_newdir_open(&place, dir, "exporting", err);
     if (st != LM_OK) return st;
     export x = {.from = model.dir, .to = place.temp, .progress = progress, .ctx = ctx};

@@ -68,6 +68,13 @@ lm_status lm_files_list(const char *dir, lm_files *out, lm_err *err) {
     return LM_OK;
 }
 
+bool lm_file_is_converted(const char *name) {
+    lm_str s = lm_str_of(name);
+    return !strchr(name, '/') &&
+           (lm_str_ends(s, LM_STR(".safetensors")) || lm_str_ends(s, LM_STR(".safetensors.index.json")) ||
+            !strcmp(name, "config.json"));
+}
+
 void lm_files_release(lm_files *f) {
     for (uint32_t i = 0; i < f->n; i++) free(f->items[i]);
     free(f->items);

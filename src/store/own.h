@@ -45,6 +45,8 @@ typedef struct lm_files {
 /* LM_IO: it can't be read. The caller releases *out after LM_OK. */
 lm_status lm_files_list(const char *dir, lm_files *out, lm_err *err) LM_CHECKED;
 void lm_files_release(lm_files *f); /* a zeroed one is allowed */
+/* What a conversion writes anew: weights, their index, config.json. */
+bool lm_file_is_converted(const char *name);
 /* Makes `to`, the new and empty file at temp, a clone of `from`, the file at path: no room is taken, and later changes of one do not
  * reach the other. False: the file system can't; temp may be gone then. */
 bool lm_file_clone(int from, const char *path, int to, const char *temp);

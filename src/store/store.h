@@ -136,7 +136,8 @@ lm_status lm_convert_dir(const char *from, const char *to, const lm_conversion *
                          lm_err *err) LM_CHECKED;
 
 /* NAME as a plain model directory at dir, which must not exist: it appears whole or not at all. Files are cloned where the file
- * system can, else copied: they are the caller's to change. Foreign weights are converted. LM_NOT_FOUND, LM_INVALID,
+ * system can, else copied: they are the caller's to change. Foreign weights are converted, a GGUF model of another store is imported first
+ * (lm_store_ready; progress then has two rounds). LM_NOT_FOUND, LM_INVALID,
  * LM_NO_SPACE, LM_BUSY: another export to this place is running. */
 lm_status lm_store_export(lm_store *s, const char *name, const char *dir, lm_store_progress *progress, void *ctx,
                           lm_err *err) LM_CHECKED;
@@ -201,6 +202,9 @@ lm_status lm_draft_adapter(lm_draft *d, const lm_adapter_source *source, lm_err 
 /* Converts the weights that the draft has so far (lm_convert_dir). */
 lm_status lm_draft_convert(lm_draft *d, const lm_conversion *how, lm_store_progress *progress, void *ctx,
                            lm_err *err) LM_CHECKED;
+/* lm_draft_from and lm_draft_convert in one, for a model that lies elsewhere: its weights as they are never come into the store. */
+lm_status lm_draft_from_converted(lm_draft *d, const lm_entry *model, const lm_conversion *how, lm_store_progress *progress,
+                                  void *ctx, lm_err *err) LM_CHECKED;
 /* What they are (lm_convert_look). */
 lm_status lm_draft_look(lm_draft *d, lm_form_info *out, lm_err *err) LM_CHECKED;
 /* The text of a kind that the draft has so far into out; nothing when it has none. */

@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -237,8 +238,10 @@ def test_a_client_that_leaves_ends_its_create(server, own, tmp_path):
     big = tmp_path / "roots" / "big"
     big.mkdir(parents=True)
     (big / "config.json").write_text("{}")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [16 << 30], "data_offsets": [0, 64 << 30]}}).encode()
     with open(big / "model.safetensors", "wb") as f:
-        f.truncate(64 << 30)  # a hole: takes no room, and minutes to read
+        f.write(struct.pack("<Q", len(header)) + header)
+        f.truncate(8 + len(header) + (64 << 30))  # a hole: takes no room, and minutes to read
     with Bridge("--root", str(big.parent), store=tmp_path / "own") as server:
         c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         c.request("POST", "/api/create", json.dumps({"model": "x", "from": "big"}))
