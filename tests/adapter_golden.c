@@ -205,6 +205,29 @@ static void an_adapter_of_another_model_is_refused_by_what_does_not_fit(void **s
     expect_misfit(&(golden){.name = "llama-f32"}, "bert-f32", "an adapter for an encoder");
 }
 
+static void a_load_is_estimated_with_its_adapter(void **state) {
+    (void)state;
+    char dir[1024], base[1024];
+    lm_model_config config = {.n_ctx = N_CTX, .n_parallel = 1, .max_batch = 64};
+    lm_model_info with, without;
+    uint64_t more = 0, less = 0;
+    lm_err err = {0};
+    make_adapted(&(golden){.name = "llama-q4-g32"}, PEFT_FORM, dir);
+    snprintf(base, sizeof base, "%s/llama-q4-g32", models_dir());
+    expect_ok(lm_model_inspect(dir, &with, &err), err);
+    expect_ok(lm_model_inspect(base, &without, &err), err);
+    assert_int_equal(with.n_params, without.n_params); /* what it is called by */
+    lm_weights *w = NULL;
+    expect_ok(lm_weights_open_file(&w, dir, LM_ADAPTER_FILE, &err), err);
+    uint64_t bytes = lm_weights_bytes(w);
+    lm_weights_close(w);
+    assert_true(bytes > 100000 && with.weight_bytes == without.weight_bytes + bytes);
+    expect_ok(lm_model_estimate(backend(), dir, &config, &more, &err), err);
+    expect_ok(lm_model_estimate(backend(), base, &config, &less, &err), err);
+    assert_true(more > less + bytes);
+    expect_ok(lm_dir_remove(dir, &err), err);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adapted_models_compute_what_mlx_lm_does_whatever_the_form),
@@ -212,6 +235,7 @@ int main(void) {
         cmocka_unit_test(every_feature_set_stays_close_and_gives_the_same_bits_in_any_batch),
 #endif
         cmocka_unit_test(an_adapter_of_another_model_is_refused_by_what_does_not_fit),
+        cmocka_unit_test(a_load_is_estimated_with_its_adapter),
     };
     return cmocka_run_group_tests_name("golden adapters", tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
  * together and one that has lost its core holds up little. */
 #define PIECE_BYTES    65536      /* of weights, when they are read for few rows */
 #define PIECE_PRODUCTS (1u << 20) /* multiplications, for many */
+#define SMALL_PRODUCTS (1u << 15) /* below this the others are not woken: an adapter's for one row */
 
 /* ---- running ---------------------------------------------------------------------------------------------
  */
@@ -92,10 +93,21 @@ static uint32_t piece_rows(const lm_step *s, const lm_product *list, uint32_t n)
     return best;
 }
 
+/* As many rows as the longest has, where all of it is soon done; else 0. */
+static uint32_t whole_rows(const lm_step *s, const lm_product *list, uint32_t n) {
+    uint32_t step = s->k->matmul_step, most = 0;
+    uint64_t work = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        work += (uint64_t)list[i].n * list[i].w->m.cols * list[i].n_rows * (list[i].up ? 2 : 1);
+        if (list[i].n > most) most = list[i].n;
+    }
+    return work <= SMALL_PRODUCTS ? (most + step - 1) / step * step : 0;
+}
+
 void lm_run_products(lm_step *s, lm_product *list, uint32_t n) {
     if (s->failed || n == 0) return;
     run r = {.s = s, .list = list, .n = n};
-    uint32_t pieces = 0, rows = piece_rows(s, list, n);
+    uint32_t pieces = 0, whole = whole_rows(s, list, n), rows = whole ? whole : piece_rows(s, list, n);
     for (uint32_t i = 0; i < n; i++) {
         lm_product *p = &list[i];
         p->piece = rows;
@@ -110,7 +122,8 @@ void lm_run_products(lm_step *s, lm_product *list, uint32_t n) {
         r.halves = lm_step_take(s, s->dev->n_threads * 2 * r.half * sizeof(float));
         if (!r.halves) return;
     }
-    lm_pool_run(s->dev->pool, product_piece, &r, pieces);
+    if (!whole) lm_pool_run(s->dev->pool, product_piece, &r, pieces);
+    for (uint32_t i = 0; whole && i < pieces; i++) product_piece(&r, i, 0);
 }
 
 /* ---- ops -------------------------------------------------------------------------------------------------

@@ -13,7 +13,11 @@ import ollama
 import pytest
 
 from . import tiny
+from .bridge import Bridge
+from .standin_hub import Hub
 from .test_manage import HELLO, check_store, files_below, own, statuses  # noqa: F401, a fixture
+from .test_pull import pull
+from .test_push import push
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "golden"))
 import make_adapters  # noqa: E402
@@ -114,6 +118,28 @@ def test_what_show_says_makes_the_model_again(client, tmp_path):
     for base in (lines["FROM"], "tiny-hello"):
         client.create("again", from_=base, adapters={file.name: client.create_blob(file)})
         assert says(client, "again") == "Hello" * 4
+
+
+def test_an_adapter_stays_when_its_model_is_quantised(client, tmp_path):
+    files = upload(client, write_peft(tmp_path / "adapter"))
+    client.create("mine", from_="tiny-hello", adapters=files)
+    client.create("small", from_="mine", quantize="q8_0")
+    client.create("other", from_="tiny-hello", quantize="q8_0", adapters=files)
+    sizes = {m.model: m.size for m in client.list().models}
+    assert sizes["small:latest"] < sizes["mine:latest"] / 2
+    for model in ("small", "other"):
+        assert says(client, model) == "Hello" * 4 and "ADAPTER" in client.show(model).modelfile
+
+
+def test_a_pushed_model_comes_back_with_its_adapter(tiny_models, tmp_path):
+    with Hub() as hub, Bridge(roots=[tiny_models], env=hub.env()) as server:
+        client = ollama.Client(server.url)
+        name = f"{hub.host}/me/mine:latest"
+        client.create(name, from_="tiny-hello", adapters=upload(client, write_mlx(tmp_path / "adapter")))
+        assert push(server, f"http://{name}")[-1] == {"status": "success"}
+        client.delete(name)
+        assert pull(server, f"http://{name}")[-1] == {"status": "success"}
+        assert says(client, name) == "Hello" * 4
 
 
 def refused(client, words, status=400, from_="tiny-hello", **more):
