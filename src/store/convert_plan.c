@@ -6,13 +6,15 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "model/model.h"
 #include "store/convert.h"
 
 #define MAX_CONFIG  (8u << 20)
 #define MAX_TENSORS (1u << 18)
 #define MAX_EXPERTS 4096
-#define MAX_COLS    (1u << 22) /* of what is not copied as it lies: a row fits the buffers of convert_write.c \
-                                */
+#define MAX_COLS                                                                                             \
+    (1u << 22) /* of what is not copied as it lies: a row fits the buffers of convert_write.c                \
+                */
 #define NAME_BYTES 256
 
 typedef struct planner {
@@ -375,6 +377,22 @@ static lm_status refuse_quantised(const char *name, lm_err *err) {
                    name);
 }
 
+/* What MLX has to read where config.json says nothing: the shapes say it, as with Ollama's models in tensors.
+ * mlx-lm takes each matrix's form from its shapes then, but only where there is a "quantization" at all. */
+static lm_status name_quantization(const planner *b, const char *dir) {
+    lm_model_info info;
+    lm_quant_spec q = {LM_QUANT_AFFINE, 0, 0};
+    lm_status st = lm_model_inspect(dir, &info, b->err);
+    if (st != LM_OK) return st;
+    if (sscanf(info.quantization, "Q%u_G%u", &q.bits, &q.group) != 2)
+        for (lm_quant k = LM_QUANT_MXFP4; k < LM_QUANT_KINDS; k++)
+            if (lm_str_eq_nocase(lm_str_of(info.quantization), lm_str_of(lm_quant_mode(k))))
+                q = lm_quant_float_spec(k);
+    if (!lm_quant_known(q)) return LM_OK; /* most of it is not quantised: nothing to be named by */
+    json_object_set_new(b->p->config, "quantization", lm_convert_spec_json(q));
+    return LM_OK;
+}
+
 static lm_status read_config(planner *b, const char *dir, const lm_conversion *how) {
     lm_convert_plan *p = b->p;
     bool packed = false;
@@ -399,6 +417,7 @@ static lm_status read_config(planner *b, const char *dir, const lm_conversion *h
     if (how && (p->quantised || (packed && how->quant.kind == LM_QUANT_NONE)))
         return refuse_quantised(how->name, b->err);
     choose_dtype(b, p->config, how);
+    if (p->quantised && !json_object_get(p->config, "quantization")) return name_quantization(b, dir);
 
     lm_quant_spec usual = packed ? lm_quant_float_spec(LM_QUANT_MXFP4)
                           : how  ? how->quant

@@ -12,10 +12,12 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "store/newdir.h"
 #include "store/own.h"
 
-#define PIECE (4u << 20)
+#define PIECE     (4u << 20)
+#define MAX_INDEX (64u << 20)
 
 typedef struct export {
     const char *from, *to;
@@ -118,19 +120,33 @@ static bool converting(void *ctx, uint64_t done, uint64_t total) {
     return !x->progress || x->progress(x->ctx, x->done, x->total);
 }
 
-/* mlx-lm reads model*.safetensors, and only those. */
-static bool names_are_mlx_lms(const lm_files *f) {
-    for (uint32_t i = 0; i < f->n; i++)
-        if (is_weights(f->items[i]) && starts(f->items[i], "model")) return true;
-    return false;
+/* mlx-lm reads model*.safetensors, and only those; so what lies here must be all in such files. Ollama's MLX
+ * models, which have a file for each tensor, may have such names, too, but others for what is in them. */
+static bool names_are_mlx_lms(const export *x) {
+    char *single = lm_path_join(x->from, "model.safetensors");
+    char *path = lm_path_join(x->from, "model.safetensors.index.json");
+    json_t *index = NULL, *file;
+    const char *name;
+    bool ok = lm_path_is_file(single);
+    if (!ok && lm_json_load(path, MAX_INDEX, &index, NULL) == LM_OK) {
+        ok = true;
+        json_object_foreach(json_object_get(index, "weight_map"), name, file) {
+            const char *s = json_string_value(file);
+            ok = ok && s && starts(s, "model");
+        }
+    }
+    json_decref(index);
+    free(single);
+    free(path);
+    return ok;
 }
 
 /* What only mlx-lm knows (an architecture, a form) is not looked into. */
-static lm_status must_convert(const export *x, const lm_files *f, bool *convert, lm_err *err) {
+static lm_status must_convert(const export *x, bool *convert, lm_err *err) {
     lm_form_info is = {0};
     lm_status st = lm_convert_look(x->from, &is, err);
     if (st != LM_OK && st != LM_UNSUPPORTED) return st;
-    *convert = st == LM_OK && (is.foreign || !names_are_mlx_lms(f));
+    *convert = st == LM_OK && (is.foreign || !names_are_mlx_lms(x));
     return LM_OK;
 }
 
@@ -138,16 +154,16 @@ static lm_status must_convert(const export *x, const lm_files *f, bool *convert,
  * (consolidated.safetensors). */
 static lm_status fill(export *x, lm_err *err) {
     lm_files f = {0};
-    bool convert = false;
+    bool convert = false, known = names_are_mlx_lms(x);
     lm_status st = lm_files_list(x->from, &f, err);
     if (st != LM_OK) return st;
     x->total = f.bytes;
-    st = must_convert(x, &f, &convert, err);
+    st = must_convert(x, &convert, err);
     if (st == LM_OK && convert) st = lm_convert_dir(x->from, x->to, NULL, converting, x, err);
     for (uint32_t i = 0; i < f.n && st == LM_OK; i++) {
         const char *name = f.items[i];
-        bool skip = convert ? lm_file_is_converted(name)
-                            : is_weights(name) && !starts(name, "model") && names_are_mlx_lms(&f);
+        bool skip =
+            convert ? lm_file_is_converted(name) : known && is_weights(name) && !starts(name, "model");
         if (!skip) st = copy_file(x, name, err);
     }
     lm_files_release(&f);

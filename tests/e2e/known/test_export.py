@@ -11,6 +11,7 @@ from pathlib import Path
 import ollama
 import pytest
 
+from . import stores
 from .bridge import PATIENCE, Bridge, program
 from .test_manage import HELLO
 from .test_quantize import makers  # noqa: F401 - a fixture
@@ -86,6 +87,27 @@ def test_weights_get_names_that_mlx_lm_looks_for(tiny_models, place, tmp_path):
     (odd / "consolidated.safetensors").write_bytes((odd / "model.safetensors").read_bytes())
     assert export(own, "odd", tmp_path / "out2", roots=[odd.parent]).returncode == 0
     assert [p.name for p in (tmp_path / "out2").glob("*.safetensors")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
+def test_a_model_in_tensors_of_ollamas_store_becomes_one_file(tiny_models, place, tmp_path, quantised):
+    own, out = place
+    theirs = stores.Ollama(tmp_path / "ollama")
+    theirs.mlx("mine:4b", tiny_models / "tiny-hello", theirs.layer("system", "Be kind."), quantised=quantised)
+    env = os.environ | {"OLLAMA_MODELS": str(theirs.path)}
+    done = export(own, "mine:4b", out / "model", env=env)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (out / "model").glob("*.safetensors")] == ["model.safetensors"]
+    assert (out / "model/system").read_text() == "Be kind."
+    config = json.loads((out / "model/config.json").read_text())
+    assert config.get("quantization") == ({"group_size": 64, "bits": 8, "mode": "affine"} if quantised else None)
+    with Bridge("--root", str(out), env=env, store=own) as server:
+        client = ollama.Client(server.url)
+        assert client.generate("model", "x").response == HELLO
+        if not quantised:
+            client.create("small", from_="mine:4b", quantize="4bit")
+            assert client.generate("small", "x").response == HELLO
+            assert client.show("small").details.quantization_level == "Q4_G64"
 
 
 def test_progress_as_lines_of_json(tiny_models, place):
