@@ -29,6 +29,11 @@ static lm_layer_kind kind_of(const lm_remote *f) {
     return LM_LAYER_FILE;
 }
 
+/* A LoRA adapter, beside a GGUF model a GGUF file, too. */
+static bool is_adapter(const lm_remote *f) {
+    return !strcmp(f->type, TYPE "adapter");
+}
+
 /* This machine, where nobody listens in: localhost or 127.x.x.x, with a port or without. */
 static bool is_here(const char *host) {
     size_t n = strcspn(host, ":");
@@ -56,6 +61,7 @@ static lm_status check_layers(lm_listing *l, lm_remote **gguf, lm_err *err) {
         lm_remote *f = &l->files[i];
         bool model = !strcmp(f->type, TYPE "model");
         lm_layer_kind kind = kind_of(f);
+        if (is_adapter(f)) continue;
         if (!model && kind == LM_LAYER_FILE)
             return lm_fail(
                 err, LM_UNSUPPORTED,
@@ -145,16 +151,6 @@ static lm_status fetch(lm_store *s, const lm_origin *o, const lm_name *name, lm_
     return st;
 }
 
-static lm_status import_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name,
-                              lm_listing *l, const char *manifest, lm_err *err) {
-    lm_remote *gguf = NULL;
-    lm_status st = check_layers(l, &gguf, err);
-    if (st == LM_OK) st = fetch(s, o, name, l, err);
-    if (st == LM_OK) st = lm_hub_import(d, gguf, 1, o->pull, err);
-    if (st == LM_OK) st = take_texts(s, d, o, l, err);
-    return st == LM_OK ? lm_hub_note_source(d, o->base, manifest, err) : st;
-}
-
 static bool take_goes_on(void *ctx, uint64_t done, uint64_t total) {
     const lm_origin *o = ctx;
     (void)done;
@@ -162,17 +158,43 @@ static bool take_goes_on(void *ctx, uint64_t done, uint64_t total) {
     return !lm_hub_stopped(o);
 }
 
+/* One layer into the store, as it came; nothing where it is there already. */
+static lm_status take_layer(lm_draft *d, const lm_origin *o, const lm_remote *f, lm_err *err) {
+    if (f->have || f->same) return LM_OK;
+    lm_status st =
+        lm_draft_take(d, f->path, LM_TAKE_MOVE, f->digest, take_goes_on, (void *)(uintptr_t)o, err);
+    if (st != LM_CORRUPT) return st;
+    unlink(f->path); /* going on from it would never become right */
+    return lm_fail(err, st, "digest mismatch, file must be downloaded again: want %s", f->digest);
+}
+
+static lm_status take_adapters(lm_draft *d, const lm_origin *o, const lm_listing *l, lm_err *err) {
+    lm_status st = LM_OK;
+    for (uint32_t i = 0; st == LM_OK && i < l->n; i++) {
+        lm_adapter_source source = {.gguf = true};
+        if (!is_adapter(&l->files[i])) continue;
+        memcpy(source.weights, l->files[i].digest, sizeof source.weights);
+        st = take_layer(d, o, &l->files[i], err);
+        if (st == LM_OK) st = lm_draft_adapter(d, &source, err);
+    }
+    return st;
+}
+
+static lm_status import_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name,
+                              lm_listing *l, const char *manifest, lm_err *err) {
+    lm_remote *gguf = NULL;
+    lm_status st = check_layers(l, &gguf, err);
+    if (st == LM_OK) st = fetch(s, o, name, l, err);
+    if (st == LM_OK) st = lm_hub_import(d, gguf, 1, o->pull, err);
+    if (st == LM_OK) st = take_adapters(d, o, l, err);
+    if (st == LM_OK) st = take_texts(s, d, o, l, err);
+    return st == LM_OK ? lm_hub_note_source(d, o->base, manifest, err) : st;
+}
+
 static lm_status adopt_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name, lm_listing *l,
                              lm_str manifest, lm_err *err) {
     lm_status st = fetch(s, o, name, l, err);
-    for (uint32_t i = 0; st == LM_OK && i < l->n; i++) {
-        const lm_remote *f = &l->files[i];
-        if (f->have || f->same) continue;
-        st = lm_draft_take(d, f->path, LM_TAKE_MOVE, f->digest, take_goes_on, (void *)(uintptr_t)o, err);
-        if (st != LM_CORRUPT) continue;
-        unlink(f->path); /* going on from it would never become right */
-        st = lm_fail(err, st, "digest mismatch, file must be downloaded again: want %s", f->digest);
-    }
+    for (uint32_t i = 0; st == LM_OK && i < l->n; i++) st = take_layer(d, o, &l->files[i], err);
     return st == LM_OK ? lm_draft_adopt(d, manifest, err) : st;
 }
 

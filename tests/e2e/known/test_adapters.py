@@ -4,6 +4,7 @@ The adapter makes tiny-hello say "Hello" for ever: v_proj finds that there is a 
 "Hello" follows, more of it than of anything else.
 """
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -140,6 +141,36 @@ def test_a_pushed_model_comes_back_with_its_adapter(tiny_models, tmp_path):
         client.delete(name)
         assert pull(server, f"http://{name}")[-1] == {"status": "success"}
         assert says(client, name) == "Hello" * 4
+
+
+@pytest.mark.skipif("not os.environ.get('LM_E2E_GGUF')", reason="LM_E2E_GGUF names no file")
+def test_a_model_of_a_registry_comes_with_its_adapter(tiny_models, tmp_path):
+    """SmolLM2 and an adapter of its head, which prefers one token to all others."""
+    kind = "application/vnd.ollama.image."
+    a, b = np.random.default_rng(1).normal(size=(2, 576)).astype(np.float32), np.zeros((49152, 2), np.float32)
+    b[28] = [1000, -1000]  # one of the two is large enough, whatever the sign of what it is multiplied by
+    b[29] = [-1000, 1000]
+    (tmp_path / "gguf").mkdir()
+    make_adapters.save_gguf(tmp_path / "gguf/adapter", "llama", 2.0, {"config": {"num_attention_heads": 9}}, {"lm_head": (a, b)}, "F16")
+    weights, adapter = (Path(p).read_bytes() for p in (os.environ["LM_E2E_GGUF"], tmp_path / "gguf/adapter"))
+    with Hub() as hub, Bridge(roots=[tiny_models], env=hub.env()) as server:
+        hub.model("me/mine:latest", [(kind + "model", weights), (kind + "adapter", adapter), (kind + "system", b"S")])
+        hub.model("me/two:latest", [(kind + "model", weights), (kind + "adapter", adapter), (kind + "adapter", adapter[:-1] + b"x")])
+        hub.model("me/broken:latest", [(kind + "model", weights), (kind + "adapter", adapter[:2000])])
+        name = f"{hub.host}/me/mine:latest"
+        assert pull(server, f"http://{name}")[-1] == {"status": "success"}
+        client = ollama.Client(server.url)
+        assert set(says(client, name, 8)) <= set(",-")  # tokens 28 and 29
+        assert "ADAPTER" in client.show(name).modelfile and client.show(name).modelfile.count("SYSTEM S") == 1
+        assert "only one adapter" in pull(server, f"http://{hub.host}/me/two:latest")[-1]["error"]
+        assert "error" in pull(server, f"http://{hub.host}/me/broken:latest")[-1]
+        assert len(client.list().models) == 1 + len(tiny.MODELS)
+
+
+def test_the_files_of_a_model_and_of_an_adapter(client, tiny_models, tmp_path):
+    files = {f.name: client.create_blob(f) for f in sorted((tiny_models / "tiny-hello").iterdir())}
+    client.create("mine", files=files, adapters=upload(client, write_gguf(tmp_path / "adapter")))
+    assert says(client, "mine") == "Hello" * 4
 
 
 def refused(client, words, status=400, from_="tiny-hello", **more):
