@@ -56,6 +56,11 @@ void lm_map_drop(const lm_map *map) {
     if (map->data) madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
 }
 
+void lm_map_ahead(const void *at, uint64_t bytes) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)at / page * page;
+    if (bytes) madvise((void *)from, (uintptr_t)at + bytes - from, MADV_WILLNEED);
+}
+
 /* ---- read and write whole */
 
 lm_status lm_file_read(const char *path, size_t max_bytes, lm_buf *out, lm_err *err) {

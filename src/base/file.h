@@ -18,6 +18,8 @@ lm_status lm_map_open(lm_map *out, const char *path, lm_err *err) LM_CHECKED; /*
 void lm_map_close(lm_map *map);                                                /* zeroed map allowed */
 void lm_map_drop(const lm_map *map); /* tells the system that the pages are not needed soon (gives RSS back) */
 
+void lm_map_ahead(const void *at, uint64_t bytes); /* tells it that this part of a map will be read soon */
+
 /* Whole file of at most max_bytes into out (appended). LM_NOT_FOUND, LM_TOO_LARGE, LM_IO. */
 lm_status lm_file_read(const char *path, size_t max_bytes, lm_buf *out, lm_err *err) LM_CHECKED;
 

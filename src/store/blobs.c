@@ -293,12 +293,17 @@ lm_status lm_blob_take(const char *own, const char *path, lm_take take, const ch
     if (st == LM_OK && want && strcmp(got, want))
         st = lm_fail(err, LM_CORRUPT, "%s: digest mismatch, expected \"%s\", got \"%s\"", path, want, got);
     if (st == LM_OK) {
-        bool move = take == LM_TAKE_MOVE;
-        st = settle(own, move ? path : b.temp, got, existing, err);
-        if (st == LM_OK && move && *existing) unlink(path);
+        st = take == LM_TAKE_MOVE ? lm_blob_keep(own, path, got, existing, err)
+                                  : settle(own, b.temp, got, existing, err);
     }
     release(&b);
     if (from >= 0) close(from);
     if (st == LM_OK) memcpy(digest, got, sizeof got);
+    return st;
+}
+
+lm_status lm_blob_keep(const char *own, const char *path, const char *digest, bool *existing, lm_err *err) {
+    lm_status st = settle(own, path, digest, existing, err);
+    if (st == LM_OK && *existing) unlink(path);
     return st;
 }

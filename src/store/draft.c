@@ -390,9 +390,14 @@ lm_status lm_draft_import(lm_draft *d, const lm_gguf_file *files, uint32_t n, lm
             st = lm_fail(err, LM_NOT_FOUND, "blob %s is missing: upload it first", files[i].digest);
     }
     if (st == LM_OK) {
-        char *made = lm_path_join(staging, "model");
-        st = lm_import_parts((const char *const *)paths, n, made, progress, ctx, err);
+        char *made = lm_path_join(staging, "model"), *weights = lm_path_join(made, "model.safetensors");
+        char digest[LM_DIGEST_SIZE];
+        bool existing = false;
+        st = lm_import_parts((const char *const *)paths, n, made, digest, progress, ctx, err);
+        if (st == LM_OK) st = lm_blob_keep(d->own, weights, digest, &existing, err);
+        if (st == LM_OK) st = add_file(d, "model.safetensors", digest, existing, err);
         if (st == LM_OK) st = add_dir(d, made, LM_TAKE_MOVE, NULL, NULL, err);
+        free(weights);
         free(made);
     }
     for (uint32_t i = 0; i < n; i++) free(paths[i]);

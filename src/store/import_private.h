@@ -99,15 +99,33 @@ bool lm_blocks_convert(lm_ggml_type type, const uint8_t *src, uint64_t n, uint8_
 typedef bool lm_block_convert(const uint8_t *block, uint8_t *codes, uint16_t *scales, uint16_t *biases);
 lm_block_convert lm_block_q2_k, lm_block_q6_k;
 
-static inline float lm_block_f16(const uint8_t *p) { /* at any address */
-    return lm_f16_to_f32((uint16_t)(p[0] | p[1] << 8));
+/* lm_f16_to_f32 and lm_f32_to_f16, inline for the numbers that are neither subnormal nor beyond f16. */
+static inline float lm_block_f32(uint16_t h) {
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)(h & 0x8000) << 16 | (((uint32_t)(h & 0x7fff) << 13) + (112u << 23))};
+    return (h & 0x7c00) - 0x400u < 0x7800 ? v.f : lm_f16_to_f32(h);
 }
-static inline bool lm_block_put(uint16_t *out, float v) { /* false: it is not finite as f16 */
-    *out = lm_f32_to_f16(v);
+static inline float lm_block_f16(const uint8_t *p) { /* at any address */
+    return lm_block_f32((uint16_t)(p[0] | p[1] << 8));
+}
+static inline bool lm_block_put(uint16_t *out, float f) { /* false: it is not finite as f16 */
+    union {
+        float f;
+        uint32_t u;
+    } v = {f};
+    uint32_t size = v.u & 0x7fffffff;
+    if (size - (113u << 23) < (142u << 23) - (113u << 23)) { /* 2^-14 to 2^15: rounding stays within f16 */
+        size += 0xfff + (size >> 13 & 1);                    /* half to even */
+        *out = (uint16_t)((v.u >> 16 & 0x8000) | ((size >> 13) - (112u << 10)));
+        return true;
+    }
+    *out = lm_f32_to_f16(f);
     return (*out & 0x7c00) != 0x7c00;
 }
 
-/* ---- tensors (import_tensors.c) */
+/* ---- tensors (import_tensors.c, import_stream.c) */
 
 typedef struct lm_plan lm_plan; /* every tensor's name, form and shape */
 
@@ -116,9 +134,10 @@ void lm_plan_close(lm_plan *p);                       /* NULL allowed */
 bool lm_plan_has(const lm_plan *p, const char *name); /* an MLX tensor name, ".weight" included */
 json_t *
 lm_plan_quantization(const lm_plan *p); /* for config.json, new reference; NULL when nothing is quantised */
-/* Writes path. LM_CORRUPT, LM_NO_SPACE, LM_IO, LM_CANCELLED. */
+/* Writes path, with several threads; progress is told by the caller's. sha256: of what was written, NULL when
+ * that is not wanted. LM_CORRUPT, LM_NO_SPACE, LM_IO, LM_CANCELLED. */
 lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *progress, void *ctx,
-                        lm_err *err) LM_CHECKED;
+                        char sha256[LM_DIGEST_SIZE], lm_err *err) LM_CHECKED;
 
 /* ---- metadata of an architecture (import_meta.c) */
 

@@ -1,43 +1,15 @@
 /* The plan lists every tensor that will be written, from the GGUF file's list alone: forms and shapes are
- * known before any data is read, so the output's header comes first and the data streams through buffers of a
- * fixed size. */
-#include "store/import_private.h"
+ * known before any data is read. import_stream.c follows it. */
+#include "store/import_plan.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE       (1u << 20) /* elements converted at a time, a whole row at least */
 #define ROW_MAX     (1u << 24) /* elements of a row, so that a piece stays bounded */
 #define TENSORS_MAX 65536
-#define SINGLES_MAX 8192        /* experts that come one by one; the largest model of that time has 1344 */
-#define DROP_EVERY  (64u << 20) /* bytes of source that may stay resident */
-
-typedef struct item {
-    const lm_gguf_tensor *source;
-    char *name; /* MLX name, with its suffix */
-    char module[160];
-    lm_form form;
-    uint32_t heads; /* rows are put back into this many heads' order; 0: as they are */
-    bool minus_one;
-    bool single;    /* one expert of several, each a tensor of its own */
-    uint64_t width; /* numbers that stay together: a row, or 1 where single ones are picked out of vectors */
-    uint64_t first, step, rows; /* of the source's rows: first, first + step ..., so many */
-    uint32_t out;               /* index of the first of its specs: weight (, scales, biases) */
-    uint64_t at;                /* numbers of the output before these */
-} item;
-
-struct lm_plan {
-    const lm_gguf *gguf;
-    item *items;
-    uint32_t n;
-    lm_tensor_spec *specs; /* n_specs, at most three for an item */
-    uint32_t n_specs;
-    uint32_t heads, kv_heads, head_dim, experts; /* of the metadata */
-    uint32_t singles;                            /* items of single experts */
-};
-
+#define SINGLES_MAX 8192 /* experts that come one by one; the largest model of that time has 1344 */
 static char *name_of(const char *module, const char *suffix) {
     char full[200];
     snprintf(full, sizeof full, "%s%s", module, suffix);
@@ -52,7 +24,7 @@ static void add_spec(lm_plan *p, char *name, lm_dtype dtype, uint32_t n_dims, co
 
 /* True when every number of an F32 vector is exact in f16: then half the bytes say the same, and MLX computes
  * in f16 instead of promoting everything that the vector meets to f32. */
-static bool exact_in_f16(const item *it) {
+static bool exact_in_f16(const lm_item *it) {
     for (uint64_t i = 0; i < it->source->dims[0]; i++) {
         float f;
         memcpy(&f, it->source->data + 4 * i, 4);
@@ -61,18 +33,9 @@ static bool exact_in_f16(const item *it) {
     }
     return true;
 }
-
-static uint64_t row_bytes(const item *it) {
-    return it->source->row_bytes * it->width / it->source->dims[0];
-}
-
-static uint64_t bytes_of(const item *it) {
-    return it->rows * row_bytes(it);
-}
-
 /* Which of the source's rows the item takes; dims, outermost first, are the source's and become the item's.
  */
-static lm_status choose_rows(const lm_plan *p, item *it, const lm_target *target, uint64_t *dims,
+static lm_status choose_rows(const lm_plan *p, lm_item *it, const lm_target *target, uint64_t *dims,
                              uint32_t n_dims, lm_err *err) {
     const lm_gguf_tensor *t = it->source;
     bool vector = n_dims == 1 || (target->portion && strcmp(target->suffix, ".bias") == 0);
@@ -80,7 +43,7 @@ static lm_status choose_rows(const lm_plan *p, item *it, const lm_target *target
     uint64_t q = (uint64_t)p->heads * p->head_dim, kv = (uint64_t)p->kv_heads * p->head_dim, all = *side;
     it->width = vector && (target->portion || it->heads) ? 1 : t->dims[0];
     it->step = 1;
-    it->rows = t->bytes / row_bytes(it);
+    it->rows = t->bytes / lm_item_row_bytes(it);
     if (target->portion == LM_PORTION_ALL) return LM_OK;
     bool pairs = target->portion == LM_PORTION_EVEN || target->portion == LM_PORTION_ODD;
     bool known = q && kv && p->heads <= 65536 && p->kv_heads <= 65536 && p->head_dim <= 65536;
@@ -100,7 +63,8 @@ static lm_status choose_rows(const lm_plan *p, item *it, const lm_target *target
     return LM_OK;
 }
 
-static void add_specs(lm_plan *p, item *it, const lm_target *target, uint32_t n_dims, const uint64_t *dims) {
+static void add_specs(lm_plan *p, lm_item *it, const lm_target *target, uint32_t n_dims,
+                      const uint64_t *dims) {
     uint64_t own[4];
     it->out = p->n_specs;
     it->name = name_of(target->module, target->suffix);
@@ -119,7 +83,7 @@ static void add_specs(lm_plan *p, item *it, const lm_target *target, uint32_t n_
 }
 
 /* The first that came makes room for all; the others must be like it. */
-static lm_status place_single(lm_plan *p, item *it, const lm_target *target, uint64_t *dims, lm_err *err) {
+static lm_status place_single(lm_plan *p, lm_item *it, const lm_target *target, uint64_t *dims, lm_err *err) {
     const lm_gguf_tensor *t = it->source;
     if (++p->singles > SINGLES_MAX || p->experts > SINGLES_MAX || (uint32_t)target->expert >= p->experts ||
         t->n_dims != 2 || strcmp(target->suffix, ".weight") != 0) {
@@ -128,7 +92,7 @@ static lm_status place_single(lm_plan *p, item *it, const lm_target *target, uin
     }
     it->single = true;
     it->at = (uint64_t)target->expert * dims[0] * dims[1];
-    for (item *other = p->items; other < it; other++) {
+    for (lm_item *other = p->items; other < it; other++) {
         if (!other->single || strcmp(other->module, it->module) != 0) continue;
         if (memcmp(other->source->dims, t->dims, sizeof t->dims) != 0 || other->source->type != t->type) {
             return lm_fail(err, LM_UNSUPPORTED,
@@ -144,7 +108,7 @@ static lm_status place_single(lm_plan *p, item *it, const lm_target *target, uin
     return LM_OK;
 }
 
-static lm_status plan_item(lm_plan *p, item *it, const lm_target *target, lm_err *err) {
+static lm_status plan_item(lm_plan *p, lm_item *it, const lm_target *target, lm_err *err) {
     const lm_gguf_tensor *t = it->source;
     uint64_t dims[4];
     uint32_t n_dims = t->n_dims;
@@ -210,7 +174,7 @@ static lm_status plan_tensor(lm_plan *p, const lm_family *f, const lm_gguf_tenso
     uint32_t n = 0;
     lm_status st = lm_family_targets(f, t->name, targets, &n, err);
     for (uint32_t i = 0; i < n && st == LM_OK; i++) {
-        item *it = &p->items[p->n++];
+        lm_item *it = &p->items[p->n++];
         it->source = t;
         if (f->permuted) it->heads = targets[i].is_q ? p->heads : targets[i].is_k ? p->kv_heads : 0;
         it->minus_one = targets[i].is_norm && f->norms_plus_one;
@@ -296,7 +260,7 @@ static bool same_spec(lm_quant_spec a, lm_quant_spec b) {
     return a.kind == b.kind && a.bits == b.bits && a.group == b.group;
 }
 
-static bool is_matrix(const item *it) {
+static bool is_matrix(const lm_item *it) {
     return it->source->n_dims >= 2 && lm_str_ends(lm_str_of(it->name), LM_STR(".weight"));
 }
 
@@ -306,7 +270,7 @@ json_t *lm_plan_quantization(const lm_plan *p) {
     for (uint32_t i = 0; i < p->n; i++) {
         lm_quant_spec q = p->items[i].form.quant;
         if (q.kind == LM_QUANT_NONE) continue;
-        sums[q.kind][q.bits] += bytes_of(&p->items[i]);
+        sums[q.kind][q.bits] += lm_item_bytes(&p->items[i]);
         if (sums[q.kind][q.bits] > most) { /* the form of most bytes is the rule, others are named */
             most = sums[q.kind][q.bits];
             usual = q;
@@ -315,127 +279,10 @@ json_t *lm_plan_quantization(const lm_plan *p) {
     if (most == 0) return NULL;
     json_t *root = spec_json(usual);
     for (uint32_t i = 0; i < p->n; i++) {
-        const item *it = &p->items[i];
+        const lm_item *it = &p->items[i];
         if (!is_matrix(it) || same_spec(it->form.quant, usual)) continue;
         json_object_set_new(root, it->module,
                             it->form.quant.kind == LM_QUANT_NONE ? json_false() : spec_json(it->form.quant));
     }
     return root;
-}
-
-/* ---- data */
-
-typedef struct job {
-    const lm_plan *plan;
-    lm_writer *writer;
-    uint8_t *codes; /* a piece of codes or plain numbers */
-    uint16_t *scales, *biases;
-    uint64_t room; /* elements that the buffers hold */
-    lm_store_progress *progress;
-    void *ctx;
-    uint64_t done, total, dropped; /* bytes of the source */
-} job;
-
-static lm_status copy_numbers(const item *it, const uint8_t *src, uint64_t n, uint8_t *out) {
-    if (it->source->type != LM_GGML_F32 || (it->form.dtype == LM_F32 && !it->minus_one)) {
-        memcpy(out, src, n * lm_dtype_size(it->form.dtype));
-        return LM_OK;
-    }
-    for (uint64_t i = 0; i < n; i++) {
-        float f;
-        memcpy(&f, src + 4 * i, 4);
-        if (it->minus_one) f -= 1.0f;
-        uint16_t h = lm_f32_to_f16(f);
-        if (it->form.dtype == LM_F32)
-            memcpy(out + 4 * i, &f, 4);
-        else
-            memcpy(out + 2 * i, &h, 2);
-    }
-    return LM_OK;
-}
-
-static lm_status put_piece(job *j, const item *it, uint64_t at, uint64_t n, lm_err *err) {
-    lm_quant_spec q = it->form.quant;
-    at += it->at;
-    uint32_t size = lm_dtype_size(it->form.dtype);
-    if (q.kind == LM_QUANT_NONE) return lm_writer_put(j->writer, it->out, at * size, j->codes, n * size, err);
-    lm_status st = lm_writer_put(j->writer, it->out, at * q.bits / 8, j->codes, n * q.bits / 8, err);
-    if (st == LM_OK)
-        st = lm_writer_put(j->writer, it->out + 1, at / 32 * size, j->scales, n / 32 * size, err);
-    if (st == LM_OK && q.kind == LM_QUANT_AFFINE) {
-        st = lm_writer_put(j->writer, it->out + 2, at / 32 * size, j->biases, n / 32 * size, err);
-    }
-    return st;
-}
-
-/* n elements from src to place `fill` of the piece in the buffers. */
-static lm_status convert(job *j, const item *it, const uint8_t *src, uint64_t n, uint64_t fill, lm_err *err) {
-    lm_quant_spec q = it->form.quant;
-    if (q.kind == LM_QUANT_NONE)
-        return copy_numbers(it, src, n, j->codes + fill * lm_dtype_size(it->form.dtype));
-    void *scales = (uint8_t *)j->scales + fill / 32 * lm_dtype_size(it->form.dtype);
-    if (!lm_blocks_convert(it->source->type, src, n, j->codes + fill * q.bits / 8, scales,
-                           j->biases + fill / 32)) {
-        return lm_fail(err, LM_CORRUPT,
-                       "tensor " LM_STR_FMT " holds scales that are not finite or beyond f16: damaged?",
-                       LM_STR_ARG(it->source->name));
-    }
-    return LM_OK;
-}
-
-static lm_status report(job *j, uint64_t bytes, lm_err *err) {
-    j->done += bytes;
-    if (j->done - j->dropped > DROP_EVERY) {
-        lm_gguf_drop(j->plan->gguf);
-        j->dropped = j->done;
-    }
-    if (j->progress && !j->progress(j->ctx, j->done, j->total))
-        return lm_fail(err, LM_CANCELLED, "the import was cancelled");
-    return LM_OK;
-}
-
-static lm_status write_item(job *j, const item *it, lm_err *err) {
-    const lm_gguf_tensor *t = it->source;
-    uint64_t cols = it->width, rows = it->rows, size = row_bytes(it);
-    uint64_t fill = 0, first = 0;
-    for (uint64_t r = 0; r < rows; r++) {
-        const uint8_t *src = t->data + (it->first + it->step * lm_family_row(it->heads, r, rows)) * size;
-        lm_status st = convert(j, it, src, cols, fill, err);
-        fill += cols;
-        if (st == LM_OK && (fill + cols > j->room || r + 1 == rows)) {
-            st = put_piece(j, it, first, fill, err);
-            if (st == LM_OK) st = report(j, fill / cols * size, err);
-            first += fill;
-            fill = 0;
-        }
-        if (st != LM_OK) return st;
-    }
-    return LM_OK;
-}
-
-lm_status lm_plan_write(const lm_plan *p, const char *path, lm_store_progress *progress, void *ctx,
-                        lm_err *err) {
-    job j = {.plan = p, .progress = progress, .ctx = ctx, .room = PIECE};
-    for (uint32_t i = 0; i < p->n; i++) {
-        j.total += bytes_of(&p->items[i]);
-        if (p->items[i].width > j.room) j.room = p->items[i].width;
-    }
-    lm_status st = lm_writer_open(&j.writer, path, p->specs, p->n_specs, err);
-    if (st != LM_OK) return st;
-    j.codes = lm_try_alloc(j.room, 4);
-    j.scales = lm_try_alloc(j.room / 32 + 1, 2);
-    j.biases = lm_try_alloc(j.room / 32 + 1, 2);
-    if (!j.codes || !j.scales || !j.biases)
-        st = lm_fail(err, LM_NO_MEMORY, "no memory to convert rows of %llu numbers",
-                     (unsigned long long)j.room);
-    for (uint32_t i = 0; i < p->n && st == LM_OK; i++) st = write_item(&j, &p->items[i], err);
-    free(j.codes);
-    free(j.scales);
-    free(j.biases);
-    lm_gguf_drop(p->gguf);
-    if (st != LM_OK) {
-        lm_writer_abort(j.writer);
-        return st;
-    }
-    return lm_writer_finish(j.writer, err);
 }

@@ -61,6 +61,9 @@ lm_status lm_blob_put(const char *own, lm_str text, char digest[LM_DIGEST_SIZE],
 lm_status lm_blob_take(const char *own, const char *path, lm_take take, const char *want,
                        lm_store_progress *progress, void *ctx, char digest[LM_DIGEST_SIZE], bool *existing,
                        lm_err *err) LM_CHECKED;
+/* The same of a file of OWN/work, which is moved, and whose digest is known. */
+lm_status lm_blob_keep(const char *own, const char *path, const char *digest, bool *existing,
+                       lm_err *err) LM_CHECKED;
 void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
 
 /* ---- manifest.c */

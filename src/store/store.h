@@ -266,9 +266,10 @@ lm_status lm_store_partial(lm_store *s, const char *key, int *fd, char **path, l
 /* ---- import */
 /* Converts one GGUF model into a new MLX model directory at dir (which must not exist; it appears whole or not at all).
  * Memory is independent of the model's size. files: one, whose further parts are looked for beside it, or all parts
- * of a model in any order. LM_CORRUPT, LM_UNSUPPORTED, LM_NO_SPACE, LM_CANCELLED, LM_NOT_FOUND (a part is missing). */
-lm_status lm_import_parts(const char *const *files, uint32_t n, const char *dir, lm_store_progress *progress, void *ctx,
-                          lm_err *err) LM_CHECKED;
+ * of a model in any order. sha256: digest of model.safetensors, which costs little while it is written; NULL: not
+ * wanted. LM_CORRUPT, LM_UNSUPPORTED, LM_NO_SPACE, LM_CANCELLED, LM_NOT_FOUND (a part is missing). */
+lm_status lm_import_parts(const char *const *files, uint32_t n, const char *dir, char sha256[LM_DIGEST_SIZE],
+                          lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 lm_status lm_import_gguf(const char *gguf, const char *dir, lm_store_progress *progress, void *ctx, lm_err *err) LM_CHECKED;
 /* Converts a LoRA adapter for the model in base_dir into the new file path (model.h's LM_ADAPTER_FILE). weights: a GGUF or a
  * safetensors file; config: adapter_config.json, or NULL. LM_CORRUPT; LM_UNSUPPORTED: names what of it this version doesn't do. */

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -10,12 +12,13 @@
 #include "base/json.h"
 #include "weights/safetensors.h"
 
-#define DATA_ALIGN 64
+#define DATA_ALIGN  64
+#define WRITE_EARLY (128u << 10) /* bytes of one piece from which the disk begins with it at once */
 
 typedef struct place {
     uint64_t offset; /* in the file */
     uint64_t bytes;
-    uint64_t written; /* bytes received so far */
+    _Atomic uint64_t written; /* bytes received so far */
 } place;
 
 struct lm_writer {
@@ -24,6 +27,9 @@ struct lm_writer {
     place *places; /* n, in the order of the specs */
     uint32_t n;
     uint64_t bytes;
+    pthread_mutex_t lock; /* guards front */
+    uint32_t *order;      /* n, by their offsets */
+    uint32_t front;       /* so many of them are whole */
 };
 
 static lm_status sizes_of(const lm_tensor_spec *specs, uint32_t n, place *places, lm_err *err) {
@@ -61,10 +67,12 @@ static lm_status names_differ(const lm_tensor_spec *specs, uint32_t n, lm_err *e
 }
 
 /* Offsets count from the start of the data here; the caller adds the header. */
-static void lay_out(const lm_tensor_spec *specs, uint32_t n, place *places) {
+static void lay_out(const lm_tensor_spec *specs, uint32_t n, place *places, uint32_t *order) {
     uint64_t at = 0;
+    uint32_t next = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (places[i].bytes % DATA_ALIGN) continue;
+        order[next++] = i;
         places[i].offset = at;
         at += places[i].bytes;
     }
@@ -72,6 +80,7 @@ static void lay_out(const lm_tensor_spec *specs, uint32_t n, place *places) {
          size /= 2) { /* the rest, wide elements first, so that each is aligned to its own */
         for (uint32_t i = 0; i < n; i++) {
             if (places[i].bytes % DATA_ALIGN == 0 || lm_dtype_size(specs[i].dtype) != size) continue;
+            order[next++] = i;
             places[i].offset = at;
             at += places[i].bytes;
         }
@@ -139,12 +148,14 @@ lm_status lm_writer_open(lm_writer **out, const char *path, const lm_tensor_spec
     w->n = n;
     w->path = lm_strdup(path);
     w->places = lm_try_alloc(n + 1, sizeof *w->places);
-    lm_status st = w->places ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", n);
+    w->order = lm_try_alloc(n + 1, sizeof *w->order);
+    pthread_mutex_init(&w->lock, NULL);
+    lm_status st = w->places && w->order ? LM_OK : lm_fail(err, LM_NO_MEMORY, "no memory for %u tensors", n);
     if (st == LM_OK) st = names_differ(specs, n, err);
     if (st == LM_OK) st = sizes_of(specs, n, w->places, err);
     if (st != LM_OK) goto done;
 
-    lay_out(specs, n, w->places);
+    lay_out(specs, n, w->places, w->order);
     write_header(&header, specs, n, w->places);
     st = lm_buf_status(&header, "safetensors header", err);
     if (st != LM_OK) goto done;
@@ -183,12 +194,44 @@ lm_status lm_writer_put(lm_writer *w, uint32_t i, uint64_t at, const void *bytes
         return lm_fail(err, LM_INVALID, "%s: %llu bytes at %llu lie past the end of tensor %u", w->path,
                        (unsigned long long)n, (unsigned long long)at, i);
     }
-    p->written += n;
-    return put_all(w, p->offset + at, bytes, n, err);
+    lm_status st = put_all(w, p->offset + at, bytes, n, err);
+#ifdef __linux__
+    /* Else all of it would wait for the flush at the end, while the disk has nothing to do now. */
+    if (st == LM_OK && n >= WRITE_EARLY)
+        (void)sync_file_range(w->fd, (off_t)(p->offset + at), (off_t)n, SYNC_FILE_RANGE_WRITE);
+#endif
+    if (st == LM_OK) atomic_fetch_add(&p->written, n);
+    return st;
+}
+
+uint64_t lm_writer_front(lm_writer *w) {
+    pthread_mutex_lock(&w->lock);
+    while (w->front < w->n &&
+           atomic_load(&w->places[w->order[w->front]].written) == w->places[w->order[w->front]].bytes)
+        w->front++;
+    uint64_t bytes = w->front < w->n ? w->places[w->order[w->front]].offset : w->bytes;
+    pthread_mutex_unlock(&w->lock);
+    return bytes;
+}
+
+lm_status lm_writer_read(const lm_writer *w, uint64_t at, void *bytes, uint64_t n, lm_err *err) {
+    uint8_t *to = bytes;
+    while (n) {
+        ssize_t got = pread(w->fd, to, n < (1u << 30) ? n : 1u << 30, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return lm_fail(err, LM_IO, "read %s: %s", w->path, strerror(errno));
+        if (got == 0) return lm_fail(err, LM_CORRUPT, "%s became shorter while it was written", w->path);
+        to += got;
+        at += (uint64_t)got;
+        n -= (uint64_t)got;
+    }
+    return LM_OK;
 }
 
 static void writer_free(lm_writer *w) {
+    pthread_mutex_destroy(&w->lock);
     free(w->places);
+    free(w->order);
     free(w->path);
     free(w);
 }
@@ -196,9 +239,10 @@ static void writer_free(lm_writer *w) {
 lm_status lm_writer_finish(lm_writer *w, lm_err *err) {
     lm_status st = LM_OK;
     for (uint32_t i = 0; i < w->n && st == LM_OK; i++) {
-        if (w->places[i].written != w->places[i].bytes) {
+        uint64_t written = atomic_load(&w->places[i].written);
+        if (written != w->places[i].bytes) {
             st = lm_fail(err, LM_INTERNAL, "%s: tensor %u got %llu of its %llu bytes", w->path, i,
-                         (unsigned long long)w->places[i].written, (unsigned long long)w->places[i].bytes);
+                         (unsigned long long)written, (unsigned long long)w->places[i].bytes);
         }
     }
     if (st == LM_OK && fsync(w->fd) != 0) st = fail_io(w, errno, err);

@@ -5,7 +5,8 @@
  * stays proportional to the number of tensors. The data part starts at a multiple of 64 bytes; tensors whose
  * size is a multiple of 64 come first, so that they start at one too.
  *
- * Threads: a writer belongs to one thread.
+ * Threads: lm_writer_put, _front and _read may be called by several at a time; each byte is put once.
+ * Everything else belongs to one thread.
  */
 #ifndef LM_WEIGHTS_SAFETENSORS_WRITE_H
 #define LM_WEIGHTS_SAFETENSORS_WRITE_H
@@ -32,6 +33,11 @@ uint64_t lm_writer_bytes(const lm_writer *w); /* of the whole file */
  */
 lm_status lm_writer_put(lm_writer *w, uint32_t i, uint64_t at, const void *bytes, uint64_t n,
                         lm_err *err) LM_CHECKED;
+
+/* How many bytes from the beginning of the file are what they will be; and some of them. Who wants a digest
+ * can follow the writing with it. */
+uint64_t lm_writer_front(lm_writer *w);
+lm_status lm_writer_read(const lm_writer *w, uint64_t at, void *bytes, uint64_t n, lm_err *err) LM_CHECKED;
 
 /* Flushes to the disk and closes. LM_INTERNAL when a tensor has not received as many bytes as it has.
  * On failure, as on lm_writer_abort, the file is removed. The writer is gone either way. */

@@ -35,12 +35,21 @@ static void tensors_come_back_as_they_were_put(void **state) {
     uint8_t bytes[256];
     for (int i = 0; i < 256; i++) bytes[i] = (uint8_t)(i * 7);
     expect_ok(lm_writer_open(&out, file, specs, 5, &err), err);
+    uint64_t header =
+        lm_writer_front(out); /* it is written at once; then come "even", "wide" and the others */
     expect_ok(lm_writer_put(out, 2, 128, bytes + 128, 128, &err), err); /* pieces, in any order */
     expect_ok(lm_writer_put(out, 4, 0, bytes, 28, &err), err);
+    assert_int_equal(lm_writer_front(out), header);
     expect_ok(lm_writer_put(out, 2, 0, bytes, 128, &err), err);
+    assert_int_equal(lm_writer_front(out), header + 256 + 28);
+    uint8_t back[256 + 28];
+    expect_ok(lm_writer_read(out, header, back, sizeof back, &err), err);
+    assert_memory_equal(back, bytes, 256);
+    assert_memory_equal(back + 256, bytes, 28);
     expect_ok(lm_writer_put(out, 0, 0, bytes, 3, &err), err);
     expect_ok(lm_writer_put(out, 1, 0, bytes, 30, &err), err);
     expect_fail(lm_writer_put(out, 0, 2, bytes, 2, &err), LM_INVALID, err, "past the end");
+    assert_int_equal(lm_writer_front(out), lm_writer_bytes(out));
     expect_ok(lm_writer_finish(out, &err), err);
 
     expect_ok(lm_weights_open(&w, test_dir(), &err), err);
