@@ -184,13 +184,37 @@ static void source_digest(const lm_listing *l, char out[LM_DIGEST_SIZE]) {
     lm_buf_release(&all);
 }
 
+/* One snapshot of a repository, whose files became others here. */
+static void commit_digest(const lm_listing *l, const lm_name *repo, char out[LM_DIGEST_SIZE]) {
+    lm_buf text;
+    lm_buf_init(&text, 1024);
+    lm_buf_printf(&text, "%s/%s@%s", repo->ns, repo->model, l->commit);
+    memcpy(out, "sha256:", 7);
+    lm_hub_sha256(lm_buf_view(&text), out + 7);
+    lm_buf_release(&text);
+}
+
+/* A checkpoint as its makers publish it gets the form that runs here. Its own weights are not kept, so what
+ * is noted is which snapshot it was: the same one is not fetched again. */
+static lm_status make_ready(lm_draft *d, const lm_origin *o, const lm_listing *l, const char *source,
+                            lm_err *err) {
+    lm_form_info is;
+    if (lm_draft_look(d, &is, NULL) != LM_OK || !is.foreign) return lm_draft_check(d, err);
+    o->pull->status(o->pull->ctx, "converting model");
+    lm_status st = lm_draft_convert(d, NULL, take_goes_on, (void *)(uintptr_t)o, err);
+    return st == LM_OK ? lm_hub_note_source(d, l->files[0].url, source, err) : st;
+}
+
 static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *repo, lm_listing *l, bool gguf,
                             lm_err *err) {
     const lm_pull *pull = o->pull;
     lm_draft *d = NULL;
     char source[LM_DIGEST_SIZE];
-    source_digest(l, source);
-    if (gguf && lm_hub_is_made_of(s, pull->name, source)) return LM_OK;
+    if (gguf)
+        source_digest(l, source);
+    else
+        commit_digest(l, repo, source);
+    if (lm_hub_is_made_of(s, pull->name, source)) return LM_OK;
     lm_status st = lm_draft_open(&d, s, err); /* from here on nothing that we count on is pruned */
     if (st == LM_OK && !gguf) look_at_old(s, o, l);
     for (uint32_t i = 0; st == LM_OK && i < l->n; i++)
@@ -199,7 +223,7 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *repo
     if (st == LM_OK) pull->status(pull->ctx, "verifying sha256 digest");
     if (st == LM_OK) st = gguf ? lm_hub_import(d, l->files, l->n, pull, err) : take_files(d, o, l, err);
     if (st == LM_OK && gguf) st = lm_hub_note_source(d, l->files[0].url, source, err);
-    if (st == LM_OK) st = lm_draft_check(d, err);
+    if (st == LM_OK) st = gguf ? lm_draft_check(d, err) : make_ready(d, o, l, source, err);
     if (st == LM_OK) pull->status(pull->ctx, "writing manifest");
     if (st == LM_OK) st = lm_draft_commit(d, pull->name, NULL, NULL, err);
     lm_draft_close(d);

@@ -181,7 +181,7 @@ lm_status lm_registry_push(const lm_pull *push, const lm_name *name, const lm_co
 lm_status lm_hf_push(const lm_pull *push, const lm_name *repo, const lm_contents *parts, lm_err *err) LM_CHECKED;
 
 /* ---- hub.c */
-/* A model of a GGUF file keeps "pulled.json": which one it was made of. */
+/* A model that was made of a GGUF file, or of weights in their makers' form, keeps "pulled.json": what it was made of. */
 bool lm_hub_is_made_of(lm_store *s, const char *name, const char *digest);
 lm_status lm_hub_note_source(lm_draft *d, const char *source, const char *digest, lm_err *err) LM_CHECKED;
 /* A model of a GGUF file, or of all of its parts, imported. */

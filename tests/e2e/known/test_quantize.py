@@ -10,7 +10,8 @@ from pathlib import Path
 import ollama
 import pytest
 
-from .bridge import TOP
+from .bridge import TOP, Bridge
+from .standin_hub import Hub
 from .test_manage import HELLO, check_store, files_below
 
 FORMS = {
@@ -153,6 +154,21 @@ def test_a_checkpoint_in_shards_and_one_that_lies_elsewhere(start, makers, tmp_p
     assert client.show("mine").details.quantization_level == "F16"
     blobs = Path(server.home.name) / "own/blobs"
     assert sum(b.stat().st_size for b in blobs.iterdir()) < sum(f.stat().st_size for f in (roots / "sharded").iterdir()) * 0.6
+
+
+def test_a_pulled_checkpoint_is_converted_once(makers, tmp_path):
+    store = tmp_path / "store"
+    with Hub() as hub, Bridge(store=store, env=hub.env()) as server:
+        hub.repo("org/theirs", makers / "hf-mixtral-f16")
+        steps = [s.status for s in ollama.Client(server.url).pull("org/theirs", stream=True)]
+        assert steps[-4:] == ["verifying sha256 digest", "converting model", "writing manifest", "success"]
+        assert ollama.Client(server.url).show("org/theirs").details.quantization_level == "F16"
+        check_store(store)
+        weights = [b for b in (store / "blobs").iterdir() if b.stat().st_size > 100_000]
+        assert len(weights) == 1  # what came is not kept beside what it became
+        before = sum(hub.sent.values())
+        assert [s.status for s in ollama.Client(server.url).pull("org/theirs", stream=True)][-1] == "success"
+        assert sum(hub.sent.values()) == before
 
 
 def test_what_has_no_form_for_mlx_is_refused_by_name(client, makers, tmp_path):
