@@ -124,6 +124,7 @@ def convert():
           o + "down_proj_blocks": ("U8", [2, 2, 1, 16]), "l.self_attn.q_proj.weight": ("BF16", [2, 64])})
     seed("gemma3", {"model_type": "gemma3", "text_config": {"dtype": "float16", "num_hidden_layers": 8}, "vision_config": {}},
          {"model.language_model.layers.3.mlp.down_proj.weight": ("F32", [2, 64]), "vision_tower.x": ("F32", [1]), "lm_head.weight": ("F32", [2, 64])})
+    seed("odd", {"model_type": "gemma3"}, {"model.language_model.l.experts.00.w1.weight": ("F16", [1, 32]), "lm_head.weight": ("F16", [1])})
     seed("quantised", {"quantization": {"bits": 4, "group_size": 32}}, {"m.weight": ("U32", [2, 4]), "m.scales": ("F16", [2, 1]), "m.biases": ("F16", [2, 1])})
 
 

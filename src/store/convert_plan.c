@@ -12,10 +12,8 @@
 #define MAX_CONFIG  (8u << 20)
 #define MAX_TENSORS (1u << 18)
 #define MAX_EXPERTS 4096
-#define MAX_COLS                                                                                             \
-    (1u << 22) /* of what is not copied as it lies: a row fits the buffers of convert_write.c                \
-                */
-#define NAME_BYTES 256
+#define MAX_COLS    (1u << 22) /* a row fits the buffers of convert_write.c; copies may have longer ones */
+#define NAME_BYTES  256
 
 typedef struct planner {
     lm_convert_plan *p;
@@ -212,6 +210,8 @@ static lm_status plan_stack(planner *b, const char *stack, lm_str before, lm_str
         if (!same_shape(&first, &v) || v.n_dims + 1 > LM_MAX_DIMS)
             return lm_fail(b->err, LM_CORRUPT, "tensor %s has another shape than expert 0's", name);
     }
+    if (n == 0) /* "experts.00": a number, but written otherwise than anybody does */
+        return lm_fail(b->err, LM_CORRUPT, "there is no tensor %s", name);
     lm_convert_item *it = add_item(b, stack, n);
     for (uint32_t e = 0; e < n; e++) {
         snprintf(name, sizeof name, LM_STR_FMT "%u" LM_STR_FMT, LM_STR_ARG(before), e, LM_STR_ARG(after));
@@ -309,7 +309,7 @@ static lm_status plan_tensor(planner *b, const char *name, const lm_view *v) {
         b->experts++;
         return number == 0 ? plan_stack(b, stack, before, after) : LM_OK;
     }
-    if (strcmp(out, name) != 0 && starts(name, "lm_head.")) b->p->needed = true;
+    if (strcmp(out, name) != 0) b->p->needed = true;
     return plan_plain(b, out, v);
 }
 

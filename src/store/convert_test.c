@@ -101,6 +101,17 @@ static void experts_are_stacked_in_the_order_of_their_numbers(void **state) {
     fit[1].dims[0] = 4;
     put_model(MIXTRAL, fit, 4);
     refused(LM_CORRUPT, NULL, "another shape than expert 0's");
+    for (uint32_t i = 0; i < 3; i++) {
+        static const tensor odd[] = {{"l.experts.00.w1.weight", LM_F16, 2, {3, 32}},
+                                     {"model.language_model.l.experts.0.w1.weight", LM_F16, 2, {3, 32}},
+                                     {"l.experts.4294967296.w1.weight", LM_F16, 2, {3, 32}}};
+        put_model(i == 1 ? "{\"model_type\":\"gemma3\"}" : MIXTRAL, &odd[i], 1);
+        if (i < 2)
+            refused(LM_CORRUPT, NULL, "there is no tensor");
+        else
+            expect_ok(convert(NULL, NULL, NULL, &err),
+                      err); /* no number of an expert: a tensor like any other */
+    }
     fit[1] = (tensor){"l.block_sparse_moe.switch_mlp.gate_proj.weight", LM_F16, 1, {1}};
     put_model(MIXTRAL, fit, 4);
     refused(LM_CORRUPT, NULL, "two tensors would both become l.block_sparse_moe.switch_mlp.gate_proj.weight");
@@ -164,6 +175,33 @@ static void what_no_layer_reads_is_left_out_and_empty_tensors_stay(void **state)
     assert_null(json_object_get(config, "vision_config"));
     json_decref(config);
     lm_weights_close(w);
+}
+
+static void gemma_3_gives_its_text_whichever_way_round_its_parts_are(void **state) {
+    (void)state;
+    lm_err err = {0};
+    lm_weights *w = NULL;
+    lm_view v;
+    lm_form_info is;
+    static const char *const names[2][4] = {{"language_model.model.norm.weight",
+                                             "language_model.lm_head.weight", "vision_tower.x",
+                                             "multi_modal_projector.y"},
+                                            {"model.language_model.norm.weight", "lm_head.weight",
+                                             "model.vision_tower.x", "model.multi_modal_projector.y"}};
+    char *from = lm_path_join(test_dir(), "from");
+    for (uint32_t i = 0; i < 2; i++) {
+        tensor t[4];
+        for (uint32_t k = 0; k < 4; k++) t[k] = (tensor){names[i][k], LM_BF16, 1, {4}};
+        put_model("{\"model_type\":\"gemma3\",\"text_config\":{\"tie_word_embeddings\":true}}", t, 4);
+        expect_ok(lm_convert_look(from, &is, &err), err);
+        assert_int_equal(is.foreign, i == 1); /* mlx-lm knows the older way only */
+        assert_string_equal(is.form, "BF16");
+        expect_ok(convert(NULL, &w, NULL, &err), err);
+        assert_int_equal(lm_weights_count(w), 2);
+        assert_true(lm_weights_find(w, names[0][0], &v) && lm_weights_find(w, names[0][1], &v));
+        lm_weights_close(w);
+    }
+    free(from);
 }
 
 static void damaged_numbers_and_those_beyond_a_type_are_told(void **state) {
@@ -282,6 +320,7 @@ int main(void) {
         T(experts_are_stacked_in_the_order_of_their_numbers),
         T(packed_experts_need_the_shape_that_gpt_oss_has),
         T(what_no_layer_reads_is_left_out_and_empty_tensors_stay),
+        T(gemma_3_gives_its_text_whichever_way_round_its_parts_are),
         T(damaged_numbers_and_those_beyond_a_type_are_told),
         T(what_cannot_be_converted_is_refused_before_anything_is_written),
         T(large_weights_come_in_several_files_with_an_index),
