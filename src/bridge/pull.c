@@ -117,7 +117,8 @@ static int run(const bridge_config *c, const char *doing, transfer *go, const ch
                .terminal = isatty(STDERR_FILENO) != 0,
                .json = c->json,
                .layers = lm_alloc(MAX_FILES * sizeof(layer))};
-    lm_store_config config = {.own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots};
+    lm_store_config config = {
+        .own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots, .gguf = c->import_gguf};
     lm_pull pull = {.name = c->name,
                     .insecure = c->insecure,
                     .status = show_status,

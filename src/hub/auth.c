@@ -346,7 +346,11 @@ lm_status lm_auth_renew(lm_client *c, const lm_origin *o, const lm_answer *refus
     lm_challenge ch;
     char *token = NULL;
     if (!lm_challenge_parse(lm_answer_header(refusal, "WWW-Authenticate"), &ch))
-        return lm_fail(err, LM_DENIED, "%s wants a way to sign in that is not known here: " SIGN_IN, o->base);
+        return lm_fail(
+            err, LM_DENIED,
+            "%s wants to know who you are (401) in a way that is not known here: registries that ask for "
+            "a token can be used",
+            o->base);
     bool safe = !strncasecmp(ch.realm, "https://", 8) ||
                 (!strncasecmp(o->base, "http://", 7) && !strncasecmp(ch.realm, "http://", 7));
     if (!safe)

@@ -114,7 +114,8 @@ static char *file_url(const char *base, const lm_name *repo, const char *commit,
     return lm_buf_take(&b);
 }
 
-/* ---- what is there already: a small file of the model that has this name now */
+/* ---- what is there already: small files of the model that has this name now, and what the Hugging Face
+ * tools have fetched of this repository */
 
 static void look_for(lm_remote *f, const char *dir, const char *name, const lm_origin *o) {
     char *path = lm_path_join(dir, name), digest[LM_DIGEST_SIZE];
@@ -139,6 +140,31 @@ static void look_at_old(lm_store *s, const lm_origin *o, lm_listing *l) {
     }
 }
 
+/* CACHE/models--ORG--REPO/blobs/CHECKSUM: whole files, under the name that the listing gives their content.
+ */
+static void look_in_cache(const lm_origin *o, const lm_name *repo, lm_listing *l) {
+    char below[200];
+    char *cache = lm_store_hub_cache();
+    snprintf(below, sizeof below, "models--%s--%s/blobs", repo->ns, repo->model);
+    char *blobs = lm_path_join(cache, below);
+    for (uint32_t i = 0; i < l->n; i++) {
+        lm_remote *f = &l->files[i];
+        struct stat info;
+        if (f->oid[0]) {
+            look_for(f, blobs, f->oid, o);
+            continue;
+        }
+        char *path = lm_path_join(blobs, f->digest + 7);
+        f->have = stat(path, &info) == 0 && S_ISREG(info.st_mode) && (uint64_t)info.st_size == f->size;
+        if (f->have)
+            f->path = path;
+        else
+            free(path);
+    }
+    free(blobs);
+    free(cache);
+}
+
 /* ---- the model */
 
 static bool take_goes_on(void *ctx, uint64_t done, uint64_t total) {
@@ -154,12 +180,7 @@ static lm_status take_file(lm_draft *d, const lm_origin *o, lm_remote *f, lm_err
     lm_take take = f->have ? LM_TAKE_LINK : LM_TAKE_MOVE;
     lm_status st =
         lm_draft_file(d, f->name, f->path, take, f->digest, take_goes_on, (void *)(uintptr_t)o, err);
-    if (st == LM_CORRUPT && !f->have) { /* going on from it would never become right */
-        unlink(f->path);
-        return lm_fail(err, st, "%s: digest mismatch, file must be downloaded again: want %s", f->name,
-                       f->digest);
-    }
-    return st;
+    return st == LM_CORRUPT ? lm_hub_mismatch(f, err) : st;
 }
 
 static lm_status take_files(lm_draft *d, const lm_origin *o, lm_listing *l, lm_err *err) {
@@ -217,6 +238,7 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *repo
     if (lm_hub_is_made_of(s, pull->name, source)) return LM_OK;
     lm_status st = lm_draft_open(&d, s, err); /* from here on nothing that we count on is pruned */
     if (st == LM_OK && !gguf) look_at_old(s, o, l);
+    if (st == LM_OK) look_in_cache(o, repo, l);
     for (uint32_t i = 0; st == LM_OK && i < l->n; i++)
         l->files[i].url = file_url(o->base, repo, l->commit, l->files[i].name);
     if (st == LM_OK) st = lm_hub_fetch(s, o, l->files, l->n, err);

@@ -55,16 +55,20 @@ static bool import_goes_on(void *ctx, uint64_t done, uint64_t total) {
     return !pull->go_on || pull->go_on(pull->ctx);
 }
 
+lm_status lm_hub_mismatch(const lm_remote *f, lm_err *err) {
+    if (f->have)
+        return lm_fail(err, LM_CORRUPT, "%s is not what its name promises: remove it and pull again",
+                       f->path);
+    unlink(f->path); /* going on from it would never become right */
+    return lm_fail(err, LM_CORRUPT, "%s: digest mismatch, file must be downloaded again: want %s", f->name,
+                   f->digest);
+}
+
 static lm_status check_digest(lm_remote *f, const lm_pull *pull, lm_err *err) {
     lm_origin o = {.pull = pull};
     char digest[LM_DIGEST_SIZE];
     lm_status st = lm_hub_hash(f->path, f->size, "", digest, &o, err);
-    if (st == LM_OK && strcmp(digest, f->digest)) {
-        unlink(f->path); /* going on from it would never become right */
-        st = lm_fail(err, LM_CORRUPT, "digest mismatch, file must be downloaded again: want %s, got %s",
-                     f->digest, digest);
-    }
-    return st;
+    return st == LM_OK && strcmp(digest, f->digest) ? lm_hub_mismatch(f, err) : st;
 }
 
 lm_status lm_hub_import(lm_draft *d, lm_remote *files, uint32_t n, const lm_pull *pull, lm_err *err) {
@@ -81,7 +85,7 @@ lm_status lm_hub_import(lm_draft *d, lm_remote *files, uint32_t n, const lm_pull
     }
     if (st == LM_OK) st = lm_draft_import(d, ggufs, n, import_goes_on, (void *)(uintptr_t)pull, err);
     for (uint32_t i = 0; i < n && st == LM_OK; i++)
-        if (files[i].path) unlink(files[i].path); /* its tensors are in the model now */
+        if (files[i].path && !files[i].have) unlink(files[i].path); /* its tensors are in the model now */
     free(ggufs);
     return st;
 }
@@ -185,6 +189,7 @@ lm_status lm_hub_push(lm_store *s, const lm_pull *push, lm_err *err) {
         return lm_fail(err, LM_DENIED, "HF_HUB_OFFLINE is set, so nothing is pushed: unset it first");
     st = lm_store_find(s, push->name, &model, err);
     if (st == LM_NOT_FOUND) push->status(push->ctx, "couldn't retrieve manifest");
+    if (st == LM_OK) st = lm_store_ready(s, &model, reading_goes_on, (void *)(uintptr_t)push, err);
     if (st == LM_OK) st = lm_draft_open(&d, s, err);
     if (st == LM_OK) st = lm_draft_contents(d, &model, reading_goes_on, (void *)(uintptr_t)push, &parts, err);
     if (st == LM_OK)

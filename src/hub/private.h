@@ -24,8 +24,8 @@ typedef struct lm_remote {
     char *path; /* the partial file, whole when fetched */
     int fd;     /* holds its lock; -1 */
     _Atomic uint64_t done;
-    _Atomic bool hashed;    /* digest is known now, of a file that had only oid */
-    bool have;              /* on this disk already: in path, or as a blob of the store when that is NULL */
+    _Atomic bool hashed; /* digest is known now, of a file that had only oid */
+    bool have; /* on this disk already: in path, which stays, or as a blob of the store when that is NULL */
     struct lm_remote *same; /* an earlier file of the same content, which is fetched instead */
     bool told;
     uint64_t shown; /* bytes, of the last time that it was told */
@@ -178,9 +178,12 @@ lm_status lm_registry_base(const lm_pull *pull, const lm_name *name, char out[40
 /* ---- registry_push.c, hf_push.c */
 lm_status lm_registry_push(const lm_pull *push, const lm_name *name, const lm_contents *parts,
                            lm_err *err) LM_CHECKED;
-lm_status lm_hf_push(const lm_pull *push, const lm_name *repo, const lm_contents *parts, lm_err *err) LM_CHECKED;
+lm_status lm_hf_push(const lm_pull *push, const lm_name *repo, const lm_contents *parts,
+                     lm_err *err) LM_CHECKED;
 
 /* ---- hub.c */
+/* The file at path has another digest: removed, if it is a partial file. LM_CORRUPT. */
+lm_status lm_hub_mismatch(const lm_remote *f, lm_err *err);
 /* A model that was made of a GGUF file, or of weights in their makers' form, keeps "pulled.json": what it was made of. */
 bool lm_hub_is_made_of(lm_store *s, const char *name, const char *digest);
 lm_status lm_hub_note_source(lm_draft *d, const char *source, const char *digest, lm_err *err) LM_CHECKED;

@@ -114,11 +114,7 @@ static lm_status take_text(lm_store *s, lm_draft *d, const lm_origin *o, lm_remo
     (void)s;
     if (!path) return lm_draft_blob(d, f->name, f->digest, err); /* known by its name as what it is */
     lm_status st = lm_hub_hash(path, f->size, "", digest, o, err);
-    if (st == LM_OK && strcmp(digest, f->digest)) {
-        unlink(path);
-        st = lm_fail(err, LM_CORRUPT, "digest mismatch, file must be downloaded again: want %s, got %s",
-                     f->digest, digest);
-    }
+    if (st == LM_OK && strcmp(digest, f->digest)) st = lm_hub_mismatch(f->same ? f->same : f, err);
     if (st != LM_OK) return st;
     lm_buf_init(&text, MAX_TEXT);
     st = lm_file_read(path, MAX_TEXT, &text, err);
@@ -135,7 +131,8 @@ static lm_status take_texts(lm_store *s, lm_draft *d, const lm_origin *o, lm_lis
     for (uint32_t i = 0; st == LM_OK && i < l->n; i++)
         if (kind_of(&l->files[i]) != LM_LAYER_FILE) st = take_text(s, d, o, &l->files[i], err);
     for (uint32_t i = 0; st == LM_OK && i < l->n; i++)
-        if (kind_of(&l->files[i]) != LM_LAYER_FILE && l->files[i].path) unlink(l->files[i].path);
+        if (kind_of(&l->files[i]) != LM_LAYER_FILE && l->files[i].path && !l->files[i].have)
+            unlink(l->files[i].path);
     return st;
 }
 
@@ -163,9 +160,7 @@ static lm_status take_layer(lm_draft *d, const lm_origin *o, const lm_remote *f,
     if (f->have || f->same) return LM_OK;
     lm_status st =
         lm_draft_take(d, f->path, LM_TAKE_MOVE, f->digest, take_goes_on, (void *)(uintptr_t)o, err);
-    if (st != LM_CORRUPT) return st;
-    unlink(f->path); /* going on from it would never become right */
-    return lm_fail(err, st, "digest mismatch, file must be downloaded again: want %s", f->digest);
+    return st == LM_CORRUPT ? lm_hub_mismatch(f, err) : st;
 }
 
 static lm_status take_adapters(lm_draft *d, const lm_origin *o, const lm_listing *l, lm_err *err) {

@@ -29,10 +29,8 @@ static size_t give(void *ctx, uint64_t at, char *out, size_t room) {
     do n = pread(p->fd, out, room, (off_t)(p->from + at));
     while (n < 0 && errno == EINTR);
     if (n <= 0) return 0;
-    if (at == 0 && s->summed) { /* from its beginning again */
-        s->summed = 0;
-        if (!EVP_DigestInit_ex(s->md5, EVP_md5(), NULL)) return 0;
-    }
+    /* From its beginning again, where a kept connection turned out to be closed. */
+    if (s->md5 && at == 0 && s->summed && !EVP_DigestInit_ex(s->md5, EVP_md5(), NULL)) return 0;
     if (s->md5 && !EVP_DigestUpdate(s->md5, out, (size_t)n)) return 0;
     s->summed = at + (uint64_t)n;
     if (p->f) atomic_store(&p->f->done, p->from + s->summed);

@@ -26,8 +26,7 @@ static const char *env(const char *name) {
     return v && v[0] ? v : NULL;
 }
 
-/* Where the Hugging Face tools keep what they fetched, by their own rules. */
-static char *hub_cache(void) {
+char *lm_store_hub_cache(void) {
     if (env("HF_HUB_CACHE")) return lm_strdup(env("HF_HUB_CACHE"));
     if (env("HUGGINGFACE_HUB_CACHE")) return lm_strdup(env("HUGGINGFACE_HUB_CACHE"));
     if (env("HF_HOME")) return lm_path_join(env("HF_HOME"), "hub");
@@ -91,7 +90,7 @@ lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *e
     add_place(s, lm_path_home("workspace/mlx"), LM_PLACE_DIRS);
     add_place(s, lm_path_home(".lmstudio/models"), LM_PLACE_STUDIO);
     add_place(s, lm_path_home(".cache/lm-studio/models"), LM_PLACE_STUDIO);
-    add_place(s, hub_cache(), LM_PLACE_DIRS);
+    add_place(s, lm_store_hub_cache(), LM_PLACE_DIRS);
     add_ollamas(s);
 
     lm_status st = read_aliases(s, config->aliases, err);

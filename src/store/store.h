@@ -54,6 +54,8 @@ void lm_name_full(const lm_name *n, char out[700]);  /* registry.ollama.ai/libra
 typedef bool lm_store_progress(void *ctx, uint64_t done, uint64_t total);
 
 /* ---- models on this disk */
+/* Where the Hugging Face tools keep what they fetched, by their own rules; the caller frees. */
+char *lm_store_hub_cache(void);
 typedef struct lm_entry {
     char name[700];        /* as lists show it */
     char dir[1024];        /* the model directory */

@@ -29,6 +29,21 @@ def status(code, retry_after=None, error=None):
     return {"status": code, "retry_after": retry_after, "error": error}
 
 
+def chunked():
+    """Without a length."""
+    return {"chunked": True}
+
+
+def zipped():
+    """gzip'd, although nobody asked for that."""
+    return {"zipped": True}
+
+
+def other():
+    """Another content of the same length, as of a file that was replaced."""
+    return {"other": True}
+
+
 def slow(piece, wait):
     return {"slow": (piece, wait)}
 
@@ -81,13 +96,15 @@ class Hub(Uploads):
     def repo(self, name, directory):
         self.repos[name] = {str(p.relative_to(directory)): p.read_bytes() for p in Path(directory).rglob("*") if p.is_file()}
 
-    def model(self, name, layers):
+    def model(self, name, layers, names=()):
         """layers: [(media type, bytes)]"""
         found = []
         for kind, data in layers:
             digest = "sha256:" + hashlib.sha256(data).hexdigest()
             self.blobs[digest] = data
             found.append({"mediaType": kind, "digest": digest, "size": len(data)})
+            if names:
+                found[-1]["name"] = names[len(found) - 1]
         config = b"{}"
         digest = "sha256:" + hashlib.sha256(config).hexdigest()
         self.blobs[digest] = config
@@ -96,6 +113,13 @@ class Hub(Uploads):
             "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": digest, "size": len(config)},
             "layers": found}).encode()
         self.owned[name.split(":")[0]] = {digest, *(f["digest"] for f in found)}
+
+    def files(self, name, directory):
+        """A model in files, as a push of ours sends it."""
+        kind = "application/vnd.{}.image.{}"
+        files = [p for p in sorted(Path(directory).iterdir()) if p.is_file()]
+        self.model(name, [(kind.format("ollama", "json") if p.suffix == ".json" else kind.format("mlx-ollama", "file"), p.read_bytes())
+                          for p in files], names=[p.name for p in files])
 
     def listing(self, repo):
         files = []
@@ -182,6 +206,18 @@ class Hub(Uploads):
                     if fault["error"]:
                         more["X-Error-Code"] = fault["error"]
                     return self.simple(fault["status"], b"no", **more)
+                if fault.get("other"):
+                    data = bytes(b ^ 1 for b in data)
+                if fault.get("zipped"):
+                    return self.simple(200, gzip.compress(data), Content_Encoding="gzip")
+                if fault.get("chunked"):
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    for i in range(0, len(data), 100000):
+                        part = data[i:i + 100000]
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+                    return self.wfile.write(b"0\r\n\r\n")
                 start, given = 0, self.headers.get("Range")
                 if given and hub.ranges:
                     start = int(given.removeprefix("bytes=").split("-")[0])
@@ -235,6 +271,14 @@ class Hub(Uploads):
                     repo, revision = "/".join(parts[2:4]), parts[5]
                     todo = hub.faults.get("listing", [])
                     fault = todo.pop(0) if todo else None
+                    if fault and "drop" in fault:
+                        self.send_response(200)
+                        self.send_header("Content-Length", "100000")
+                        self.end_headers()
+                        self.wfile.write(hub.listing(repo)[:fault["drop"]])
+                        return self.hang_up()
+                    if fault and "cut" in fault:
+                        return self.simple(200, hub.listing(repo)[:fault["cut"]])
                     if fault:
                         return self.simple(fault["status"], b"{}", **({"Retry-After": str(fault["retry_after"])} if fault["retry_after"] is not None else {}),
                                            **({"X-Error-Code": fault["error"]} if fault["error"] else {}))

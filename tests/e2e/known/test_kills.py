@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from . import stores, tiny
 from .bridge import PATIENCE, Bridge, program
 from .shim import Shim, build
 from .standin_hub import Hub
@@ -45,45 +46,9 @@ def watcher(tiny_models, own):
 
 
 @pytest.fixture(scope="module")
-def tiny_gguf(tiny_models, tmp_path_factory):
-    """tiny-hello as a GGUF file."""
-    gguf = pytest.importorskip("gguf")
-    import numpy as np
-
-    from . import tiny
-    model = tiny.MODELS["tiny-hello"]
-    vocab, added = tiny.vocabulary(model)
+def tiny_gguf(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    w = gguf.GGUFWriter(path, "llama")
-    w.add_block_count(1)
-    w.add_context_length(32768)
-    w.add_embedding_length(tiny.WIDTH)
-    w.add_feed_forward_length(tiny.WIDTH)
-    w.add_head_count(tiny.HEADS)
-    w.add_head_count_kv(tiny.HEADS)
-    w.add_layer_norm_rms_eps(1e-6)
-    w.add_rope_freq_base(10000.0)
-    w.add_vocab_size(len(vocab) + len(added) + 1)
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("gpt-2")
-    w.add_token_list([t for t, _ in sorted(vocab.items(), key=lambda kv: kv[1])] + [a["content"] for a in added] + ["qz"])
-    w.add_token_types([1] * len(vocab) + [3 if a["special"] else 4 for a in added] + [1])
-    w.add_token_merges(["q z"])  # there must be one
-    w.add_eos_token_id(next(a["id"] for a in added if a["content"] == tiny.END))
-    w.add_chat_template(model["template"])
-    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
-             "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-             "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    for name, a in tiny.tensors(added, model["script"]).items():
-        name = name.removesuffix(".weight")
-        to = "blk.0." + names[name.removeprefix("model.layers.0.")] if name.startswith("model.layers.0.") else names[name]
-        if to in ("token_embd", "output"):
-            a = np.concatenate([a, np.full((1, tiny.WIDTH), -3 if to == "output" else 0, np.float32)])
-        w.add_tensor(to + ".weight", np.ascontiguousarray(a))
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    stores.tiny_gguf(path, tiny.MODELS["tiny-hello"])
     return path
 
 

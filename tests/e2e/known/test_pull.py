@@ -1,4 +1,5 @@
 """Pulling from a stand-in hub and registry on loopback: what arrives, what is told, and what may go wrong on the way."""
+import hashlib
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import pytest
 
 from .bridge import Bridge, program
 from .parts import split_gguf
-from .standin_hub import LARGE, Hub, drop, slow, status
+from .standin_hub import LARGE, Hub, chunked, drop, other, slow, status, zipped
 from .test_javascript import MODULES
 
 NAME = "org/tiny-hello"
@@ -364,6 +365,83 @@ def test_a_quantised_form_in_parts_is_pulled_whole(store, tmp_path):
         assert total_sent(hub) == before
         del hub.repos["org/parts"]["Q4_1/" + parts[0].name]
         assert "no part 1" in pull(server, "org/parts:q4_1")[-1]["error"]
+
+
+# ---- what may go wrong with a file, on a hub and in a registry
+
+
+@pytest.fixture(params=["hub", "registry"])
+def offered(request, tiny_models, store):
+    """(server, stand-in, name, what the faults of the weights go by)"""
+    with Hub(redirect=request.param == "hub") as hub, served(store, hub) as server:
+        directory = tiny_models / "tiny-hello"
+        if request.param == "hub":
+            hub.repo(NAME, directory)
+            yield server, hub, NAME, "model.safetensors"
+        else:
+            hub.files("me/hello:latest", directory)
+            yield server, hub, f"http://{hub.host}/me/hello", "sha256:" + hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_file_without_a_length_is_taken(offered):
+    server, hub, name, weights = offered
+    hub.faults[weights] = [chunked()]
+    assert pull(server, name)[-1] == {"status": "success"}
+    assert said(server, name.removeprefix("http://")).startswith("Hello")
+
+
+@pytest.mark.parametrize("faults, words", [
+    ([zipped()], "announced"), ([other()], "digest mismatch"), ([drop(100000), other()], "digest mismatch"), ([status(416)], "416"),
+    ([status(401)], "401"), ([status(404)], "does not exist"), ([status(429, retry_after=3600)], "too many requests"),
+])
+def test_what_cannot_be_right_is_refused_and_the_next_pull_succeeds(offered, faults, words):
+    server, hub, name, weights = offered
+    hub.faults[weights] = list(faults)
+    assert words in pull(server, name)[-1]["error"]
+    assert server.json("GET", "/api/tags")["models"] == []
+    assert pull(server, name)[-1] == {"status": "success"}
+    assert said(server, name.removeprefix("http://")).startswith("Hello")
+
+
+def test_a_file_goes_on_where_it_was(offered):
+    server, hub, name, weights = offered
+    hub.faults[weights] = [drop(1_000_000), status(503), drop(2_000_000), status(502)]
+    assert pull(server, name)[-1] == {"status": "success"}
+    assert [r["range"] for r in hub.of(weights, cdn=hub.redirect)] == [None, "bytes=1000000-", "bytes=1000000-", "bytes=3000000-", "bytes=3000000-"]
+
+
+def test_listings_that_end_early(tiny_models, store):
+    with Hub() as hub, served(store, hub) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        hub.faults["listing"] = [{"cut": 200}]
+        assert "not a listing" in pull(server)[-1]["error"]
+        hub.faults["listing"] = [drop(200), drop(0)]
+        assert pull(server)[-1] == {"status": "success"}
+
+
+# ---- what the Hugging Face tools have fetched
+
+
+def test_what_lies_in_the_hubs_cache_is_not_fetched(tiny_models, store, tmp_path):
+    blobs = tmp_path / "cache" / "models--org--tiny-hello" / "blobs"
+    blobs.mkdir(parents=True)
+    with Hub() as hub, served(store, hub, HF_HUB_CACHE=str(tmp_path / "cache")) as server:
+        hub.repo(NAME, tiny_models / "tiny-hello")
+        for entry in json.loads(hub.listing(NAME))["siblings"]:
+            (blobs / entry.get("lfs", {}).get("sha256", entry["blobId"])).write_bytes(hub.repos[NAME][entry["rfilename"]])
+        weights = blobs / hashlib.sha256(hub.repos[NAME]["model.safetensors"]).hexdigest()
+        assert pull(server)[-1] == {"status": "success"}
+        assert not hub.sent and said(server).startswith("Hello")
+        assert weights.exists()  # it is still theirs
+
+        server.request("DELETE", "/api/delete", {"model": NAME})
+        assert weights.exists()
+        right = weights.read_bytes()
+        weights.unlink()  # it may be shared
+        weights.write_bytes(bytes(len(right)))
+        assert f"{weights} is not what its name promises: remove it" in pull(server)[-1]["error"]
+        weights.write_bytes(right[:1000])  # not whole: not theirs yet
+        assert pull(server)[-1] == {"status": "success"} and hub.sent["model.safetensors"] == len(right)
 
 
 # ---- a registry
