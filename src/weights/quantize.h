@@ -2,11 +2,11 @@
  * CPU.
  *
  * Affine, for each group, in f32:
- *     edge  = whichever of the group's minimum and maximum lies further from zero (the maximum when both do)
- *     scale = max((maximum - minimum) / (2^bits - 1), 1e-7), negative when the edge is the maximum
- *     k     = edge / scale, rounded to even;  where it is not zero, scale = edge / k and bias = edge, else
- * bias = 0 code  = (number - bias) / scale, rounded to even, kept within 0 .. 2^bits - 1 Only what is stored
- * of scale and bias is rounded to the type of the numbers.
+ *     edge   whichever of the group's minimum and maximum lies further from zero (the maximum when both do)
+ *     scale  max((maximum - minimum) / (2^bits - 1), 1e-7), negative when the edge is the maximum
+ *     k      edge / scale, rounded to even; where it is not zero: scale = edge / k, bias = edge; else bias = 0
+ *     code   (number - bias) / scale, rounded to even, kept within 0 .. 2^bits - 1
+ * Only what is stored of scale and bias is rounded to the type of the numbers.
  *
  * mxfp4, mxfp8: the scale is the smallest power of two at or above largest / 6 (or / 448), that quotient
  * rounded to the type of the numbers; 1 for a group of zeros. nvfp4: the scale is largest / 6 as E4M3. Codes
