@@ -19,6 +19,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         json_object_foreach(r.files, file, digest) {
             if (file[0] == '/' || !file[0] || !json_is_string(digest)) abort();
         }
+        json_object_foreach(r.adapters, file, digest) {
+            if (file[0] == '/' || !file[0] || !json_is_string(digest)) abort();
+        }
     } else if (!err.text[0] || r.body) {
         abort();
     }
