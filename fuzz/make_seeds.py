@@ -109,6 +109,10 @@ def place_seeds():
     several = {"schemaVersion": 2, "mediaType": "application/vnd.ollama.manifest.list.v2+json", "manifests": [{**gguf, "runner": "ollama"}, {**mlx, "runner": "mlx"}]}
     for name, value in ("gguf", gguf), ("mlx", mlx), ("list", several):
         put("places", name, json.dumps(value).encode())
+    form = {"__metadata__": {"quant_type": "int4", "group_size": "32", "b.weight.quant_type": "int8"}}
+    matrix = {f"{n}.weight{part}": {"dtype": "U32", "shape": [1, 8], "data_offsets": [0, 32]} for n in "ab" for part in ("", ".scale", ".bias")}
+    text = json.dumps({**form, **matrix}).encode()
+    put("places", "blob", struct.pack("<Q", len(text)) + text + bytes(32))
 
 
 def convert():

@@ -44,6 +44,28 @@ static void set_up(void) {
     put(dir, LM_STR("[aliases]\n"));
 }
 
+/* The same bytes as a tensor's blob: what its header says of its form becomes JSON, or nothing. */
+static void as_blob(lm_str bytes) {
+    char store[100], hex[65], *path;
+    lm_manifest m = {0};
+    lm_buf out;
+    lm_buf_init(&out, 16u << 20);
+    snprintf(store, sizeof store, "%s/theirs", home);
+    lm_blob_hex(LM_STR("{}"), hex);
+    snprintf(lm_manifest_add(&m, LM_TYPE_IMAGE "json", "config.json")->digest, LM_DIGEST_SIZE, "sha256:%s",
+             hex);
+    lm_blob_hex(LM_STR("any"), hex);
+    snprintf(lm_manifest_add(&m, LM_TYPE_TENSOR, "a.weight")->digest, LM_DIGEST_SIZE, "sha256:%s", hex);
+    path = lm_blob_path(store, m.layers[1].digest);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(bytes.ptr, 1, bytes.len, f) != bytes.len || fclose(f)) abort();
+    if (lm_ollama_config(store, &m, &out) && (!out.len || out.ptr[0] != '{')) abort();
+    unlink(path);
+    free(path);
+    lm_manifest_release(&m);
+    lm_buf_release(&out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static bool ready;
     if (!ready) set_up();
@@ -67,5 +89,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     free(list);
     lm_store_close(s);
     if (lm_dir_remove(own, NULL) != LM_OK) abort();
+    as_blob((lm_str){(const char *)data, size});
     return 0;
 }

@@ -181,7 +181,7 @@ static bool make_view(const lm_place *p, const lm_manifest *m, bool gguf, const 
     lm_manifest view;
     pick(m, gguf, &view);
     bool ok = (lm_path_is_dir(e->dir) || digests_hold(p->dir, &view)) &&
-              lm_view_link(p->own, p->dir, &view, e->digest);
+              lm_view_link(p->own, p->dir, &view, e->digest, gguf ? NULL : lm_ollama_config);
     lm_manifest_release(&view);
     return ok;
 }

@@ -114,9 +114,15 @@ char *lm_manifest_path(const char *own, const lm_name *name);
 bool lm_view_entry(const char *own, const char *manifest, lm_entry *out);
 /* Fills the new directory dir with what a manifest says. */
 lm_status lm_view_make(const char *own, const lm_manifest *m, const char *dir, lm_err *err) LM_CHECKED;
-/* The view of a model in another store, OWN/linked/HEX: made when there is none, or it is not whole. False:
- * it cannot be made. */
-bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex);
+/* The view of a model in another store, OWN/linked/HEX: made when there is none, or it is not whole. config:
+ * what its config.json has to be, called for when a view is made; NULL: it has none. False: it cannot be
+ * made. */
+typedef bool lm_view_config(const char *store, const lm_manifest *m, lm_buf *out);
+bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex,
+                  lm_view_config *config);
+
+/* ---- ollama_config.c: config.json with the forms that the blobs' headers have */
+lm_view_config lm_ollama_config;
 
 /* ---- ollama.c */
 /* The manifest with this digest that NAME has in an Ollama store; a list of several gives the one that runs

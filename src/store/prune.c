@@ -117,16 +117,18 @@ static void look_at_view(const char *path, const char *file, const named *live, 
     if (!has(&live->manifests, file) && lm_dir_remove(path, NULL) != LM_OK) return; /* next time */
 }
 
-/* Views of another store's models go when what they link to has gone. */
+/* Views of another store's models go when a link of theirs leads to nothing. */
 static void look_at_linked(const char *path, const char *file, const named *live, named *gone) {
-    char *config = lm_path_join(path, "config.json"), *gguf = lm_path_join(path, LM_GGUF_FILE);
+    struct stat st;
+    bool broken = false;
     (void)file;
     (void)live;
     (void)gone;
-    bool there = lm_path_is_file(config) || lm_path_is_file(gguf);
-    free(config);
-    free(gguf);
-    if (!there && lm_dir_remove(path, NULL) != LM_OK) return; /* the same */
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && !broken && (e = readdir(d));)
+        broken = fstatat(dirfd(d), e->d_name, &st, 0) != 0;
+    if (d) closedir(d);
+    if (broken && lm_dir_remove(path, NULL) != LM_OK) return; /* the same */
 }
 
 static void remove_work(const char *path, const char *file, const named *live, named *gone) {

@@ -19,13 +19,15 @@
 
 /* Where a view's links lead: to the own store's blobs, relative, or to those of another store. */
 typedef struct source {
-    const char *own;   /* blobs of the own store, or NULL */
-    const char *store; /* the other store, or NULL */
+    const char *own;        /* blobs of the own store, or NULL */
+    const char *store;      /* the other store, or NULL */
+    lm_view_config *config; /* writes config.json, or NULL: it is a link as others are */
 } source;
 
 /* The file of a layer: false when the layer is none of a view's. n_licenses counts those before. */
 static bool file_of(const source *from, const lm_layer *l, uint32_t *n_licenses, char out[256]) {
     lm_layer_kind kind = lm_layer_kind_of(l);
+    if (from->config && kind == LM_LAYER_FILE && !strcmp(l->name, "config.json")) return false;
     if (from->store && !strcmp(l->type, LM_TYPE_TENSOR))
         snprintf(out, 256, "%.200s.safetensors", l->name);
     else if (from->store && !strcmp(l->type, LM_TYPE_MODEL))
@@ -91,6 +93,18 @@ static lm_status write_requires(const char *store, const lm_manifest *m, const c
     return st;
 }
 
+static lm_status write_config(const source *from, const lm_manifest *m, const char *dir, lm_err *err) {
+    lm_buf text;
+    lm_buf_init(&text, 16u << 20);
+    char *path = lm_path_join(dir, "config.json");
+    lm_status st = from->config(from->store, m, &text)
+                       ? lm_file_write(path, lm_buf_view(&text), err)
+                       : lm_fail(err, LM_CORRUPT, "%s: there is no config.json to make it from", path);
+    lm_buf_release(&text);
+    free(path);
+    return st;
+}
+
 static lm_status make_view(const source *from, const lm_manifest *m, const char *dir, lm_err *err) {
     lm_status st = mkdir(dir, 0755) == 0 ? LM_OK : lm_own_fail(err, "make directory", dir);
     uint32_t n_licenses = 0;
@@ -99,6 +113,7 @@ static lm_status make_view(const source *from, const lm_manifest *m, const char 
         if (file_of(from, &m->layers[i], &n_licenses, file))
             st = link_layer(from, &m->layers[i], dir, file, err);
     }
+    if (st == LM_OK && from->config) st = write_config(from, m, dir, err);
     return st == LM_OK && m->config.digest[0]
                ? write_requires(from->store ? from->store : from->own, m, dir, err)
                : st;
@@ -129,6 +144,12 @@ static bool is_ready(const source *from, const lm_manifest *m, const char *dir) 
     struct stat st;
     uint32_t n_licenses = 0;
     if (stat(dir, &st) != 0) return false;
+    if (from->config) {
+        char *path = lm_path_join(dir, "config.json");
+        bool there = lm_path_is_file(path);
+        free(path);
+        if (!there) return false;
+    }
     for (uint32_t i = 0; i < m->n; i++) {
         char file[256];
         if (!file_of(from, &m->layers[i], &n_licenses, file)) continue;
@@ -167,8 +188,9 @@ static bool make_ready(const char *own, const source *from, const char *below, c
     return ok;
 }
 
-bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex) {
-    source from = {.store = store};
+bool lm_view_link(const char *own, const char *store, const lm_manifest *m, const char *hex,
+                  lm_view_config *config) {
+    source from = {.store = store, .config = config};
     char *linked = lm_path_join(own, LM_OWN_LINKED), *dir = lm_path_join(linked, hex);
     bool ok = is_ready(&from, m, dir) || make_ready(own, &from, LM_OWN_LINKED, m, dir);
     free(linked);

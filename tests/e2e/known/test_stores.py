@@ -100,6 +100,25 @@ def test_a_copy_of_a_model_in_place_is_our_own(theirs, serve, tiny_models, tmp_p
     assert client.generate("ours", "x").response == HELLO and client.generate("kind", "x").response == HELLO
 
 
+def test_an_export_is_mlx_lms(theirs, tiny_models, hello_gguf, tmp_path):
+    """Ollama's names and forms become MLX's; a GGUF model is imported for it."""
+    from mlx_lm import generate, load
+
+    theirs.mlx("plain", tiny_models / "tiny-hello")
+    theirs.mlx("small", tiny_models / "tiny-hello", quantised=True)
+    theirs.gguf_model("old", hello_gguf)
+    env = {**os.environ, "HOME": str(tmp_path), "OLLAMA_MODELS": str(theirs.path)}
+    for name in "plain", "small", "old":
+        out = tmp_path / name
+        done = subprocess.run([program(), "export", name, str(out), "--models", str(tmp_path / "own")], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        model, tokenizer = load(str(out))
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False)
+        assert generate(model, tokenizer, prompt, max_tokens=20) == HELLO
+    forms = json.loads((tmp_path / "small/config.json").read_text())["quantization"]
+    assert (forms["bits"], forms["group_size"], forms["model.layers.0.mlp.up_proj"]["bits"]) == (8, 64, 4)
+
+
 # ---- GGUF
 
 
