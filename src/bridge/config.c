@@ -22,8 +22,7 @@ void bridge_usage(void) {
         "or "
         "an Ollama registry\n"
         "       mlx-ollama-bridge push NAME [--insecure] [--json]   send one there\n"
-        "       mlx-ollama-bridge export NAME DIRECTORY [--json]   a model of this disk as a plain directory for "
-        "mlx-lm\n"
+        "       mlx-ollama-bridge export NAME DIRECTORY [--json]   a model as a plain directory for mlx-lm\n"
         "       mlx-ollama-bridge list                      the models on this disk\n"
         "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
         "\n"
@@ -343,8 +342,8 @@ static lm_status take_command(bridge_config *c, int n, char **words, lm_err *err
         c->file = words[2];
         return LM_OK;
     }
-    return lm_fail(err, LM_INVALID, "unknown command \"%s\": there are serve, pull, push, import, export and list",
-                   words[0]);
+    return lm_fail(err, LM_INVALID,
+                   "unknown command \"%s\": there are serve, pull, push, import, export and list", words[0]);
 }
 
 lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *err) {

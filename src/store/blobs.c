@@ -264,7 +264,8 @@ static lm_status take_open(lm_blob *b, int from, const char *path, lm_take take,
     struct stat before, after;
     if (fstat(from, &before) != 0) return lm_own_fail(err, "look at", path);
     if (!S_ISREG(before.st_mode)) return lm_fail(err, LM_IO, "%s is not a regular file", path);
-    bool copy = take == LM_TAKE_LINK && !lm_file_clone(from, path, b->fd, b->temp) && !link_file(path, b->temp);
+    bool copy =
+        take == LM_TAKE_LINK && !lm_file_clone(from, path, b->fd, b->temp) && !link_file(path, b->temp);
     lm_status st = LM_OK;
     if (copy) { /* where linking failed the empty file may be gone */
         close(b->fd);
