@@ -67,12 +67,17 @@ def gguf(keys, tensors):
     return head + bytes(-len(head) % 32) + data
 
 
-def model(arch, vocab, blocks=()):
-    keys = [text("general.architecture", arch), u32(f"{arch}.block_count", 1), u32(f"{arch}.context_length", 64),
+TOP = [("token_embd.weight", 8, [32, 4], bytes([0, 60] + [7] * 32) * 4), ("output_norm.weight", 0, [32], bytes(128))]
+
+
+def model_keys(arch, vocab):
+    return [text("general.architecture", arch), u32(f"{arch}.block_count", 1), u32(f"{arch}.context_length", 64),
             u32(f"{arch}.embedding_length", 32), u32(f"{arch}.feed_forward_length", 32),
-            u32(f"{arch}.attention.head_count", 2), f32(f"{arch}.rope.freq_base", 10000.0)]
-    tensors = [("token_embd.weight", 8, [32, 4], bytes([0, 60] + [7] * 32) * 4), ("output_norm.weight", 0, [32], bytes(128))]
-    return gguf(keys + vocab, tensors + list(blocks))
+            u32(f"{arch}.attention.head_count", 2), f32(f"{arch}.rope.freq_base", 10000.0), *vocab]
+
+
+def model(arch, vocab, blocks=()):
+    return gguf(model_keys(arch, vocab), TOP + list(blocks))
 
 
 def adapters():
@@ -174,6 +179,16 @@ def main():
                                 ("blk.0.ffn_gate_up_exps.weight", 4, [32, 2, 2], bytes([120] * 68)), ("blk.0.attn_sinks", 0, [2], bytes(8))]))
     put("gguf", "mixtral", model("llama", spm + [u32("llama.expert_count", 2), u32("llama.expert_used_count", 1)],
                                  [(f"blk.0.ffn_up.{i}.weight", 2, [32, 1], bytes([0, 60] + [9] * 16)) for i in (1, 0)]))
+
+    forms = {"q2k": (10, 256, 84), "q3k": (11, 256, 110), "q5k": (13, 256, 176), "q50": (6, 32, 22), "iq4nl": (20, 32, 18),
+             "iq4xs": (23, 256, 136), "tq10": (34, 256, 54), "tq20": (35, 256, 66), "q40": (2, 32, 18), "q41": (3, 32, 20)}
+    for name, (kind, length, size) in forms.items():
+        put("gguf", name, model("qwen2", bpe, [("blk.0.ffn_up.weight", kind, [length, 1], bytes(7 * i % 61 for i in range(size)))]))
+    dealt = [TOP[:1], [*TOP[1:], ("blk.0.ffn_down.weight", 14, [256, 1], bytes(210))]]
+    parts = [gguf([*([] if no else model_keys("llama", bpe)), u32("split.no", no), u32("split.count", 2), u32("split.tensors.count", 3)],
+                  tensors) for no, tensors in enumerate(dealt)]
+    put("gguf", "parts", b"MANY\x01" + struct.pack("<H", len(parts[0])) + parts[0] + parts[1])
+    put("gguf", "parts-swapped", b"MANY\x01" + struct.pack("<H", len(parts[1])) + parts[1] + parts[0])
 
     call = '{"name": "f", "arguments": {"a": [1, "</tool_call>"]}}'
     for name, which, flags, stop, answer in (

@@ -2,8 +2,12 @@
 """Perplexity of model directories here and in mlx-lm (float32, CPU) over the same text; fails when they differ.
 
     perplexity.py --program build/release/bin/lm-perplexity [--limit 0.005] [--features NAME] MODEL_DIR...
+    perplexity.py --program ... --gguf FILE.gguf [--limit 0.001] [--features reference] MODEL_DIR
 
-Needs tokenizers, and mlx-lm 0.32.2 where mlx-lm's number is not known yet. The text is tests/data/perplexity.txt:
+With --gguf the model was imported from that file, and the reference is the file itself: its tensors as the gguf package dequantises
+them, in mlx-lm's float32 model; ours (--limit) and mlx-lm's number of the imported directory (0.1 %) are both held against it.
+
+Needs tokenizers, and mlx-lm 0.32.2 (with --gguf: gguf) where a number is not known yet. The text is tests/data/perplexity.txt:
 beginnings of public-domain novels, prose and C code of our own. mlx-lm's numbers for the real models are kept in
 tests/data/perplexity.json, under a digest of ids and weights, because they take minutes; --record adds those of the
 directories given, others are kept in --cache.
@@ -19,6 +23,7 @@ import tempfile
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent / "data"
+EXACT = 0.001  # what the import itself may change, in the same float32 model
 TEXT, KNOWN = DATA / "perplexity.txt", DATA / "perplexity.json"
 
 
@@ -36,17 +41,51 @@ def multiply_with_numpy(nn, mx, np):
     nn.Embedding.as_linear = product
 
 
-def reference(directory, ids, window):
+def imported_model(directory):
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load_model
+
+    model, _ = load_model(directory)
+    model.set_dtype(mx.float32)
+    return dequantize_model(model)  # the same numbers; plain products are many times faster on a CPU
+
+
+def gguf_model(directory, file):
+    """What the file says, with nothing of the importer's but config.json."""
+    import gguf
+    import mlx.core as mx
+    import numpy as np
+    from check_import import PERMUTED, field, names_of, unpermute
+    from gguf.quants import dequantize
+    from mlx_lm.utils import _get_classes
+
+    config = json.loads((directory / "config.json").read_text())
+    config.pop("quantization", None)
+    model_class, args_class = _get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    reader, module_of, weights = gguf.GGUFReader(file), names_of(directory), {}
+    arch = field(reader, "general.architecture")
+    heads = {"attn_q": field(reader, f"{arch}.attention.head_count"), "attn_k": field(reader, f"{arch}.attention.head_count_kv")}
+    for t in reader.tensors:
+        values = dequantize(t.data, t.tensor_type).astype(np.float32)
+        part = t.name.split(".")[2] if t.name.startswith("blk.") else ""
+        if arch in PERMUTED and part in heads:
+            values = unpermute(values, heads[part])
+        if not t.name.startswith("rope_"):
+            weights[f"{module_of(t.name)}.{t.name.rsplit('.', 1)[1]}"] = mx.array(values)
+    if hasattr(model, "sanitize"):
+        weights = model.sanitize(weights)
+    model.load_weights(list(weights.items()))
+    return model
+
+
+def reference(make, ids, window):
     import mlx.core as mx
     import mlx.nn as nn
     import numpy as np
-    from mlx_lm.utils import dequantize_model, load_model
 
     mx.set_default_device(mx.cpu)
-    model, _ = load_model(directory)
-    model.set_dtype(mx.float32)
-    model = dequantize_model(model)  # the same numbers; plain products are many times faster on a CPU
-    dequantize_model(model)
+    model = make()
     mx.eval(model.parameters())
     multiply_with_numpy(nn, mx, np)
     total, count = 0.0, 0
@@ -59,7 +98,7 @@ def reference(directory, ids, window):
         norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
         total += float((norm - logits[np.arange(len(part) - 1), part[1:]]).sum())
         count += len(part) - 1
-    return math.exp(total / count), count
+    return {"perplexity": math.exp(total / count), "tokens": count}
 
 
 def windows(ids, window):
@@ -89,47 +128,63 @@ def main():
     args.add_argument("--threads", default="0")
     args.add_argument("--cache", type=Path, help="a directory for ids and mlx-lm's numbers")
     args.add_argument("--record", action="store_true", help="run mlx-lm and keep its numbers in tests/data/perplexity.json")
+    args.add_argument("--gguf", type=Path, help="the file that the one model was imported from")
+    args.add_argument("--windows", type=int, help="only the first so many windows, for slow kernels")
     args.add_argument("models", nargs="+", type=Path)
     a = args.parse_args()
+    if a.gguf and len(a.models) > 1:
+        args.error("--gguf goes with one model")
     cache = a.cache or Path(tempfile.mkdtemp(prefix="perplexity-"))
     cache.mkdir(parents=True, exist_ok=True)
-    bad = 0
     known = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
-    recorded = dict(known)
+    recorded, used = dict(known), set()
+
+    def look_up(name, key, make, ids):
+        """A number of mlx-lm's: known, kept in the cache, or computed now."""
+        cached = cache / f"{key}.json"
+        if key not in known and cached.exists() and not a.record:
+            known[key] = json.loads(cached.read_text())
+        if key not in known or (a.record and key not in used):
+            known[key] = reference(make, ids, a.window)
+            for other in [k for k in recorded if k.rpartition("-")[0] == name and k not in used]:
+                del recorded[other]
+            cached.write_text(json.dumps(known[key]))
+        used.add(key)
+        recorded[key] = known[key]
+        return known[key]
+
+    bad = 0
     for directory in a.models:
         from tokenizers import Tokenizer
 
         text = TEXT.read_text(encoding="utf-8")
         ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(text, add_special_tokens=False).ids
-        ids = windows(ids, a.window)
-        weights = sorted(directory.glob("*.safetensors"))
-        key = f"{directory.name}-{digest(ids, a.window, weights)}"
-        ids_file, cached = cache / f"{key}.ids", cache / f"{key}.json"
+        ids = windows(ids, a.window)[: a.windows * a.window if a.windows else None]
+        name = f"{directory.name}-first-{a.windows}" if a.windows else directory.name
+        key = f"{name}-{digest(ids, a.window, sorted(directory.glob('*.safetensors')))}"
+        ids_file = cache / f"{key}.ids"
         ids_file.write_text(" ".join(map(str, ids)))
-        if key not in known and cached.exists() and not a.record:
-            known[key] = json.loads(cached.read_text())
-        if key not in known or a.record:
-            want, count = reference(directory, ids, a.window)
-            known[key] = {"perplexity": want, "tokens": count}
-            for other in [k for k in recorded if k.rpartition("-")[0] == directory.name]:
-                del recorded[other]
-            cached.write_text(json.dumps(known[key]))
-        want = known[key]
+        theirs = look_up(name, key, lambda: imported_model(directory), ids)
         command = [a.program, "--model", str(directory), "--ids", str(ids_file), "--window", str(a.window)]
         command += ["--threads", a.threads] + (["--features", a.features] if a.features else [])
         got = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        if got["tokens"] != want["tokens"]:
-            sys.exit(f"{directory}: {got['tokens']} tokens here, {want['tokens']} in mlx-lm")
-        off = got["perplexity"] / want["perplexity"] - 1
-        fine = abs(off) <= a.limit
-        bad += not fine
-        print(f"{directory.name}: {got['perplexity']:.4f} with {got['device']}, mlx-lm {want['perplexity']:.4f}: "
-              f"{off:+.3%} {'ok' if fine else 'TOO FAR'}", flush=True)
-        recorded[key] = want
+        numbers, want, whose = [(got, f"with {got['device']}", a.limit)], theirs, "mlx-lm"
+        if a.gguf:
+            label = f"{name}-gguf"
+            want = look_up(label, f"{label}-{digest(ids, a.window, [a.gguf])}", lambda: gguf_model(directory, a.gguf), ids)
+            numbers, whose = [*numbers, (theirs, "with mlx-lm", EXACT)], a.gguf.name
+        for number, engine, limit in numbers:
+            if number["tokens"] != want["tokens"]:
+                sys.exit(f"{directory}: {number['tokens']} tokens {engine}, {want['tokens']} in {whose}")
+            off = number["perplexity"] / want["perplexity"] - 1
+            fine = abs(off) <= limit
+            bad += not fine
+            print(f"{name}: {number['perplexity']:.4f} {engine}, {whose} {want['perplexity']:.4f}: "
+                  f"{off:+.4%} {'ok' if fine else 'TOO FAR'}", flush=True)
     if a.record:
         KNOWN.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
     if bad:
-        sys.exit(f"{bad} of {len(a.models)} models differ by more than {a.limit:.1%}")
+        sys.exit(f"{bad} numbers are too far off")
 
 
 if __name__ == "__main__":

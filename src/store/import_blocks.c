@@ -59,14 +59,14 @@ static bool q4_0(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bi
     float d = lm_block_f16(b);
     nibbles(b + 2, q);
     pack(q, 4, codes);
-    return lm_block_put(scale, d) & lm_block_put(bias, -8 * d);
+    return lm_block_put(scale, d) && lm_block_put(bias, -8 * d);
 }
 
 static bool q4_1(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
     uint8_t q[32];
     nibbles(b + 4, q);
     pack(q, 4, codes);
-    return lm_block_put(scale, lm_block_f16(b)) & lm_block_put(bias, lm_block_f16(b + 2));
+    return lm_block_put(scale, lm_block_f16(b)) && lm_block_put(bias, lm_block_f16(b + 2));
 }
 
 static bool q5_0(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
@@ -75,7 +75,7 @@ static bool q5_0(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bi
     nibbles(b + 6, q);
     fifth_bits(b + 2, q);
     pack(q, 5, codes);
-    return lm_block_put(scale, d) & lm_block_put(bias, -16 * d);
+    return lm_block_put(scale, d) && lm_block_put(bias, -16 * d);
 }
 
 static bool q5_1(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
@@ -83,13 +83,13 @@ static bool q5_1(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bi
     nibbles(b + 8, q);
     fifth_bits(b + 4, q);
     pack(q, 5, codes);
-    return lm_block_put(scale, lm_block_f16(b)) & lm_block_put(bias, lm_block_f16(b + 2));
+    return lm_block_put(scale, lm_block_f16(b)) && lm_block_put(bias, lm_block_f16(b + 2));
 }
 
 static bool q8_0(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
     float d = lm_block_f16(b);
     for (int i = 0; i < 32; i++) codes[i] = b[2 + i] ^ 0x80;
-    return lm_block_put(scale, d) & lm_block_put(bias, -128 * d);
+    return lm_block_put(scale, d) && lm_block_put(bias, -128 * d);
 }
 
 /* The values that four bits stand for in IQ4_NL and IQ4_XS, each plus 128. */
@@ -105,7 +105,7 @@ static void iq4_codes(const uint8_t *p, uint8_t codes[32]) {
 static bool iq4_nl(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
     float d = lm_block_f16(b);
     iq4_codes(b + 2, codes);
-    return lm_block_put(scale, d) & lm_block_put(bias, -128 * d);
+    return lm_block_put(scale, d) && lm_block_put(bias, -128 * d);
 }
 
 static bool mxfp4(const uint8_t *b, uint8_t *codes, uint16_t *scale, uint16_t *bias) {
@@ -145,7 +145,7 @@ static bool k_scales(const uint8_t *b, uint16_t *scales, uint16_t *biases) {
     for (int g = 0; g < 8; g++) {
         uint8_t sc, m;
         k_factors(b + 4, g, &sc, &m);
-        ok &= lm_block_put(&scales[g], d * (float)sc) & lm_block_put(&biases[g], -(dmin * (float)m));
+        ok &= lm_block_put(&scales[g], d * (float)sc) && lm_block_put(&biases[g], -(dmin * (float)m));
     }
     return ok;
 }
@@ -191,7 +191,7 @@ static bool q3_k(const uint8_t *b, uint8_t *codes, uint16_t *scales, uint16_t *b
                 codes[i] = (uint8_t)(128 - factor * q);
             }
         }
-        if (!(lm_block_put(&scales[g], -d) & lm_block_put(&biases[g], 128 * d))) return false;
+        if (!(lm_block_put(&scales[g], -d) && lm_block_put(&biases[g], 128 * d))) return false;
     }
     return true;
 }
@@ -215,7 +215,7 @@ static bool ternary(const uint8_t q[256], float d, uint8_t *codes, uint16_t *sca
     bool ok = true;
     for (int g = 0; g < 8; g++) {
         pack(q + 32 * g, 2, codes + 8 * g);
-        ok &= lm_block_put(&scales[g], d) & lm_block_put(&biases[g], -d);
+        ok &= lm_block_put(&scales[g], d) && lm_block_put(&biases[g], -d);
     }
     return ok;
 }
