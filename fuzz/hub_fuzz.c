@@ -7,7 +7,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check(const lm_listing *l) {
-    if (l->n > LM_HUB_MAX_FILES) abort();
+    if (l->n > LM_HUB_MAX_LAYERS + 1) abort();
     for (uint32_t i = 0; i < l->n; i++) {
         const lm_remote *f = &l->files[i];
         if (f->size > LM_HUB_MAX_BYTES || f->fd >= 0) abort();

@@ -30,8 +30,8 @@ lm_status lm_oci_parse(lm_str text, lm_listing *out, lm_err *err) {
     json_t *layers = json_object_get(root, "layers");
     if (st == LM_OK && (!json_is_array(layers) || !json_array_size(layers)))
         st = lm_fail(err, LM_CORRUPT, "it has no layers");
-    if (st == LM_OK && json_array_size(layers) > LM_HUB_MAX_FILES)
-        st = lm_fail(err, LM_CORRUPT, "it has more than %d layers", LM_HUB_MAX_FILES);
+    if (st == LM_OK && json_array_size(layers) > LM_HUB_MAX_LAYERS)
+        st = lm_fail(err, LM_CORRUPT, "it has more than %d layers", LM_HUB_MAX_LAYERS);
     if (st == LM_OK) l.files = lm_alloc((json_array_size(layers) + 1) * sizeof *l.files);
     json_array_foreach(layers, i, one) {
         if (st != LM_OK) break;

@@ -8,7 +8,8 @@
 #include "http/client.h"
 #include "hub/hub.h"
 
-#define LM_HUB_MAX_FILES 512                 /* each is an open file while it is fetched */
+#define LM_HUB_MAX_FILES  512  /* each is an open file while it is fetched */
+#define LM_HUB_MAX_LAYERS 4096 /* of a registry's manifest */
 #define LM_HUB_MAX_BYTES (UINT64_C(1) << 44) /* of one file: a size above is a lie */
 #define LM_HUB_UNKNOWN   "pull model manifest: file does not exist"
 

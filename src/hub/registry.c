@@ -136,14 +136,21 @@ static lm_status take_texts(lm_store *s, lm_draft *d, const lm_origin *o, lm_lis
     return st;
 }
 
-static lm_status fetch(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l, lm_err *err) {
+static lm_status fetch_files(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l,
+                             lm_err *err) {
     for (uint32_t i = 0; i < l->n; i++) {
         lm_buf url;
         lm_buf_init(&url, 4096);
         lm_buf_printf(&url, "%s/v2/%s/%s/blobs/%s", o->base, name->ns, name->model, l->files[i].digest);
         l->files[i].url = lm_buf_take(&url);
     }
-    lm_status st = lm_hub_fetch(s, o, l->files, l->n, err);
+    return lm_hub_fetch(s, o, l->files, l->n, err);
+}
+
+static lm_status fetch(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l, lm_err *err) {
+    if (l->n > LM_HUB_MAX_FILES)
+        return lm_fail(err, LM_TOO_LARGE, "the model has more than %d files", LM_HUB_MAX_FILES);
+    lm_status st = fetch_files(s, o, name, l, err);
     if (st == LM_OK) o->pull->status(o->pull->ctx, "verifying sha256 digest");
     return st;
 }
@@ -193,6 +200,117 @@ static lm_status adopt_model(lm_store *s, lm_draft *d, const lm_origin *o, const
     return st == LM_OK ? lm_draft_adopt(d, manifest, err) : st;
 }
 
+/* ---- Ollama's MLX models: a layer for each tensor, the makers' JSON files, what a Modelfile said */
+
+static bool is_tensor(const lm_remote *f) {
+    return !strcmp(f->type, TYPE "tensor");
+}
+
+static bool is_in_tensors(const lm_listing *l) {
+    for (uint32_t i = 0; i < l->n; i++)
+        if (is_tensor(&l->files[i])) return true;
+    return false;
+}
+
+/* Told as one, as Ollama does: "pulling model". */
+typedef struct sum {
+    const lm_pull *pull;
+    const lm_listing *l;
+    uint64_t total, shown_ns;
+} sum;
+
+static void sum_status(void *ctx, const char *text) {
+    const sum *s = ctx;
+    s->pull->status(s->pull->ctx, text);
+}
+
+static void sum_bytes(void *ctx, const char *digest, uint64_t total, uint64_t completed) {
+    sum *s = ctx;
+    uint64_t done = 0, now = lm_now_ns();
+    (void)digest;
+    (void)total;
+    (void)completed;
+    for (uint32_t i = 0; i < s->l->n; i++) done += atomic_load(&s->l->files[i].done);
+    if (done < s->total && now - s->shown_ns < 60000000) return;
+    s->shown_ns = now;
+    s->pull->bytes(s->pull->ctx, "sha256:model", s->total, done);
+}
+
+static bool sum_goes_on(void *ctx) {
+    const sum *s = ctx;
+    return !s->pull->go_on || s->pull->go_on(s->pull->ctx);
+}
+
+/* The same tensor once; the index names files that are none of these. Names become those of files. */
+static lm_status check_tensors(lm_listing *l, uint64_t *total, lm_err *err) {
+    uint32_t n = 0;
+    drop_config(l);
+    *total = 0;
+    for (uint32_t i = 0; i < l->n; i++) {
+        lm_remote *f = &l->files[i];
+        bool json = !strcmp(f->type, TYPE "json"), skip = !strcmp(f->name, "model.safetensors.index.json");
+        if (!is_tensor(f) && !json && kind_of(f) == LM_LAYER_FILE)
+            return lm_fail(err, LM_UNSUPPORTED, "the model has a layer %s, which cannot be run here",
+                           f->type);
+        if ((is_tensor(f) || json) && (!f->name[0] || strlen(f->name) > 180))
+            return lm_fail(err, LM_CORRUPT, "a layer of the model has no name that a file can have");
+        for (uint32_t k = 0; k < n && !skip && is_tensor(f); k++)
+            skip = is_tensor(&l->files[k]) && !strcmp(l->files[k].digest, f->digest);
+        if (skip) continue;
+        if (is_tensor(f)) strcat(f->name, ".safetensors");
+        if (!is_tensor(f) && !json) snprintf(f->name, sizeof f->name, "%s", strrchr(f->type, '.') + 1);
+        *total += f->size;
+        if (i != n) memmove(&l->files[n], f, sizeof *f);
+        n++;
+    }
+    l->n = n;
+    return LM_OK;
+}
+
+static lm_status check_room(lm_store *s, const lm_listing *l, lm_err *err) {
+    lm_blob *b = NULL;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < l->n; i++)
+        if (!lm_store_has_blob(s, l->files[i].digest)) bytes += l->files[i].size;
+    lm_status st = lm_blob_open(&b, s, bytes, err);
+    lm_blob_close(st == LM_OK ? b : NULL);
+    return st;
+}
+
+/* Some at a time: each is an open file meanwhile. */
+static lm_status take_tensors(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name,
+                              lm_listing *l, lm_err *err) {
+    lm_status st = LM_OK;
+    for (uint32_t from = 0; st == LM_OK && from < l->n; from += 128) {
+        lm_listing some = {.files = l->files + from, .n = l->n - from < 128 ? l->n - from : 128};
+        st = fetch_files(s, o, name, &some, err);
+        for (uint32_t i = 0; st == LM_OK && i < some.n; i++) {
+            lm_remote *f = &some.files[i];
+            st = take_layer(d, o, f, err);
+            if (st == LM_OK) st = lm_draft_blob(d, f->name, f->digest, err);
+            if (f->fd >= 0) close(f->fd);
+            f->fd = -1;
+        }
+    }
+    return st;
+}
+
+static lm_status tensor_model(lm_store *s, lm_draft *d, const lm_origin *o, const lm_name *name,
+                              lm_listing *l, const char *manifest, lm_err *err) {
+    sum all = {.pull = o->pull, .l = l};
+    lm_pull told = *o->pull;
+    lm_origin as_one = *o;
+    told.status = sum_status;
+    told.bytes = o->pull->bytes ? sum_bytes : NULL;
+    told.go_on = sum_goes_on;
+    told.ctx = &all;
+    as_one.pull = &told;
+    lm_status st = check_tensors(l, &all.total, err);
+    if (st == LM_OK) st = check_room(s, l, err);
+    if (st == LM_OK) st = take_tensors(s, d, &as_one, name, l, err);
+    return st == LM_OK ? lm_hub_note_source(d, o->base, manifest, err) : st;
+}
+
 static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name, lm_listing *l,
                             lm_str manifest, lm_err *err) {
     const lm_pull *pull = o->pull;
@@ -205,8 +323,9 @@ static lm_status make_model(lm_store *s, const lm_origin *o, const lm_name *name
         return LM_OK;
     lm_status st = lm_draft_open(&d, s, err);
     if (st == LM_OK)
-        st = is_in_files(l) ? adopt_model(s, d, o, name, l, manifest, err)
-                            : import_model(s, d, o, name, l, digest, err);
+        st = is_in_tensors(l) ? tensor_model(s, d, o, name, l, digest, err)
+             : is_in_files(l) ? adopt_model(s, d, o, name, l, manifest, err)
+                              : import_model(s, d, o, name, l, digest, err);
     if (st == LM_OK) st = lm_draft_check(d, err);
     if (st == LM_OK) pull->status(pull->ctx, "writing manifest");
     if (st == LM_OK) st = lm_draft_commit(d, pull->name, NULL, NULL, err);

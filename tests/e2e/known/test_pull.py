@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from . import stores
 from .bridge import Bridge, program
 from .parts import split_gguf
 from .standin_hub import LARGE, Hub, chunked, drop, other, slow, status, zipped
@@ -470,11 +471,37 @@ def test_a_model_of_a_registry_is_imported(store):
         assert pull(server, f"http://{hub.host}/me/none:one")[-1] == {"error": "pull model manifest: file does not exist"}
 
 
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_model_in_tensors_is_pulled_and_told_as_one(tiny_models, store, tmp_path, quantised):
+    """As Ollama's own MLX models are: a layer for each tensor."""
+    made = stores.Ollama(tmp_path / "ollama")
+    layers = made.mlx_layers(tiny_models / "tiny-hello", quantised)
+    system = made.layer("system", "Be kind.")
+    with Hub() as hub, served(store, hub) as server:
+        hub.model("me/tensors:latest", [(l["mediaType"], made.blob_path(l).read_bytes()) for l in [*layers, system]],
+                  names=[l.get("name", "") for l in [*layers, system]])
+        name = f"http://{hub.host}/me/tensors"
+        hub.faults[layers[0]["digest"]] = [drop(1000), status(503)]
+        lines = pull(server, name)
+        assert lines[0] == {"status": "pulling manifest"} and lines[-2:] == [{"status": "writing manifest"}, {"status": "success"}]
+        told = [l for l in lines if "digest" in l]
+        assert {(l["status"], l["digest"]) for l in told} == {("pulling model", "sha256:model")} and told[-1]["completed"] == told[-1]["total"]
+        assert said(server, f"{hub.host}/me/tensors").startswith("Hello world")
+        assert server.json("POST", "/api/show", {"model": f"{hub.host}/me/tensors"})["system"] == "Be kind."
+        before = total_sent(hub)
+        assert pull(server, name)[-1] == {"status": "success"} and total_sent(hub) == before
+        hub.model("me/bad:latest", [("application/vnd.ollama.image.tensor", b"x")], names=["../../x"])
+        assert "error" in pull(server, f"http://{hub.host}/me/bad")[-1]
+        assert [m["name"] for m in server.json("GET", "/api/tags")["models"]] == [f"{hub.host}/me/tensors:latest"]
+
+
 def test_registries_that_lie_are_refused(store):
     kind = "application/vnd.ollama.image."
     with Hub() as hub, served(store, hub) as server:
         name = f"http://{hub.host}/me/x:latest"
         hub.model("me/x:latest", [(kind + "tensor", b"x")])
+        assert "has no name" in pull(server, name)[-1]["error"]
+        hub.model("me/x:latest", [(kind + "projector", b"x")])
         assert "cannot be imported" in pull(server, name)[-1]["error"]
         hub.manifests["me/x:latest"] = b"x" * (5 << 20)
         assert "larger than expected" in pull(server, name)[-1]["error"]
