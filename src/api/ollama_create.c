@@ -16,6 +16,7 @@ typedef struct create {
     ollama_create_request r;
     lm_store *store;
     lm_draft *draft;
+    lm_adapter_source adapter; /* where the request has one */
     ollama_progress progress;
 } create;
 
@@ -163,25 +164,32 @@ static lm_status from_files(create *c, lm_err *err) {
 
 /* ---- an adapter */
 
-static lm_status add_adapter(create *c, lm_err *err) {
+/* A failure that the client's files are to blame for. */
+static lm_status clients_fault(lm_status st) {
+    bool clients = st == LM_NOT_FOUND || st == LM_CORRUPT || st == LM_UNSUPPORTED || st == LM_TOO_LARGE;
+    return clients ? LM_INVALID : st;
+}
+
+static lm_status find_adapter(create *c, lm_err *err) {
     const char *name;
     json_t *digest;
-    lm_adapter_source source;
     lm_status st = LM_OK;
     uint32_t n = 0;
+    if (!json_object_size(c->r.adapters)) return LM_OK;
     lm_named_blob *files = lm_alloc(json_object_size(c->r.adapters) * sizeof *files);
     json_object_foreach(c->r.adapters, name, digest) {
         files[n].name = name;
         if (st == LM_OK) st = lm_digest_parse(lm_str_of(json_string_value(digest)), files[n++].digest, err);
     }
-    if (st == LM_OK) st = lm_adapter_source_of(c->store, files, n, &source, err);
+    if (st == LM_OK) st = lm_adapter_source_of(c->store, files, n, &c->adapter, err);
     free(files);
-    if (st == LM_OK) {
-        ollama_progress_status(&c->progress, source.gguf ? "parsing GGUF" : "converting adapter");
-        st = lm_draft_adapter(c->draft, &source, err);
-    }
-    bool clients = st == LM_NOT_FOUND || st == LM_CORRUPT || st == LM_UNSUPPORTED || st == LM_TOO_LARGE;
-    return clients ? LM_INVALID : st;
+    return clients_fault(st);
+}
+
+static lm_status add_adapter(create *c, lm_err *err) {
+    if (!json_object_size(c->r.adapters)) return LM_OK;
+    ollama_progress_status(&c->progress, c->adapter.gguf ? "parsing GGUF" : "converting adapter");
+    return clients_fault(lm_draft_adapter(c->draft, &c->adapter, err));
 }
 
 /* ---- what the Modelfile adds */
@@ -262,13 +270,14 @@ static void say_layer(void *ctx, const char *digest, bool existing) {
 static lm_status make(create *c, lm_err *err) {
     lm_status st = lm_draft_open(&c->draft, c->store, err);
     if (st != LM_OK) return st;
-    if (c->r.from[0])
+    st = find_adapter(c, err); /* first: it fails before gigabytes are read */
+    if (st == LM_OK && c->r.from[0])
         st = from_model(c, err);
-    else if (c->r.files)
+    else if (st == LM_OK && c->r.files)
         st = from_files(c, err);
-    else
+    else if (st == LM_OK)
         st = lm_fail(err, LM_INVALID, "neither 'from' or 'files' was specified");
-    if (st == LM_OK && json_object_size(c->r.adapters)) st = add_adapter(c, err);
+    if (st == LM_OK) st = add_adapter(c, err);
     if (st == LM_OK) st = add_parts(c, err);
     if (st == LM_OK && lm_call_gone(c->progress.call)) st = lm_fail(err, LM_CANCELLED, "cancelled");
     if (st == LM_OK) st = lm_draft_commit(c->draft, c->r.model, say_layer, c, err);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "store/store.h"
 
@@ -59,6 +60,16 @@ static bool show(void *ctx, uint64_t done, uint64_t total) {
     return !interrupted;
 }
 
+/* mlx-lm has adapters in files of another form, and would load the base without a word. */
+static void tell_of_adapter(const char *dir) {
+    char *path = lm_path_join(dir, "adapter");
+    if (lm_path_is_file(path))
+        fprintf(stderr,
+                "note: what the model's LoRA adapter adds is in %s; mlx-lm loads the weights without it\n",
+                path);
+    free(path);
+}
+
 int bridge_export(const bridge_config *c) {
     lm_store *store = NULL;
     lm_err err = {0};
@@ -78,6 +89,7 @@ int bridge_export(const bridge_config *c) {
             json_line("status", "success", "", "");
         else
             printf("%s\n", c->file);
+        tell_of_adapter(c->file);
         return EXIT_OK;
     }
     const char *why = st == LM_CANCELLED ? "interrupted: nothing was left behind" : err.text;
