@@ -7,6 +7,8 @@
 import gzip
 import hashlib
 import json
+import os
+import select
 import socket
 import ssl
 import threading
@@ -142,6 +144,17 @@ class Hub(Uploads):
 
             def log_message(self, *_):
                 pass
+
+            def finish(self):
+                """What was answered before it had come is taken in all the same: else the answer may be lost with the connection."""
+                super().finish()
+                try:
+                    self.connection.shutdown(socket.SHUT_WR)
+                    self.connection.settimeout(2)
+                    while select.select([self.connection.fileno()], [], [], 2)[0] and os.read(self.connection.fileno(), 1 << 16):
+                        pass
+                except (OSError, ValueError):
+                    pass
 
             def simple(self, code, body=b"", close=False, **headers):
                 self.send_response(code)
