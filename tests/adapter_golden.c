@@ -1,30 +1,13 @@
 /* LoRA adapters against mlx-lm: the tiny models and adapters of tests/golden/make_adapters.py, each adapter
  * in every form that is read. Quantised and fused matrices, families that GGUF re-orders, mixtures whose
  * attention is adapted. */
-#include "model_golden.h"
+#include "model_golden_check.h"
 
 #include <limits.h>
 #include <unistd.h>
 
 #include "base/file.h"
-#include "cpu/cpu.h"
-#include "mlx/backend.h"
 #include "store/store.h"
-
-#define EXACT    1e-4 /* as model_golden.c, where these are explained */
-#define FAST     1e-1
-#define FAST_MOE 2e-1
-
-static const lm_backend *backend(void) {
-#ifdef LM_GOLDEN_MLX
-    const lm_backend *mlx = NULL;
-    lm_err err = {0};
-    expect_ok(lm_mlx_load(LM_MLX_CPU, &mlx, &err), err);
-    return mlx;
-#else
-    return &lm_cpu_backend;
-#endif
-}
 
 static const struct {
     const char *dir, *weights, *config;
@@ -81,29 +64,10 @@ static lm_weights *expected_adapted(void) {
     return w;
 }
 
-static int check_numbers(const golden *g, const char *dir, int form, const char *features, bool exact) {
-    lm_model *m = open_adapted(dir, features, 2);
-    lm_seq *seq = open_seq(m);
-    uint32_t rows[2] = {MIDDLE, PROMPT - 1};
-    double tolerance = exact ? EXACT : is_moe(m) ? FAST_MOE : FAST;
-    const float *logits = step(m, &(lm_slice){seq, PROMPT}, 1, g->tokens, rows, 2);
-    const float *last = logits + g->n_vocab, *want = g->logits + g->n_vocab;
-    double off = exact ? fmax(distance(g, logits, g->logits), distance(g, last, want))
-                       : fmax(distance_rms(g, logits, g->logits), distance_rms(g, last, want));
-    int bad = off > tolerance;
-    if (bad || getenv("LM_GOLDEN_SHOW"))
-        print_message("%s as %s with %s: off by %.2e, %.0e is allowed\n", g->name, forms[form].dir, features,
-                      off, tolerance);
-    for (int i = 0; exact && !bad && i < GREEDY; i++) {
-        int32_t token = best(last, g->n_vocab);
-        uint32_t row = 0;
-        bad = token != g->tokens[PROMPT + i];
-        if (bad) print_error("%s as %s: token %d differs\n", g->name, forms[form].dir, i);
-        last = step(m, &(lm_slice){seq, 1}, 1, &token, &row, 1);
-    }
-    lm_model_backend(m)->seq_close(seq);
-    lm_model_close(m);
-    return bad;
+static int check_adapted(const golden *g, const char *dir, int form, const char *features, bool exact) {
+    char what[64];
+    snprintf(what, sizeof what, "%s's adapter, %s", forms[form].dir, features);
+    return check_numbers(g, open_adapted(dir, features, 2), what, exact);
 }
 
 static void adapted_models_compute_what_mlx_lm_does_whatever_the_form(void **state) {
@@ -118,7 +82,7 @@ static void adapted_models_compute_what_mlx_lm_does_whatever_the_form(void **sta
             make_adapted(&g, form, dir);
             if (!dir[0]) continue;
             n[form]++;
-            bad += check_numbers(&g, dir, form, "reference", true);
+            bad += check_adapted(&g, dir, form, "reference", true);
             expect_ok(lm_dir_remove(dir, &err), err);
         }
     }
@@ -128,34 +92,6 @@ static void adapted_models_compute_what_mlx_lm_does_whatever_the_form(void **sta
 }
 
 #ifndef LM_GOLDEN_MLX
-/* The last logits of the prompt, bit for bit, whole and in pieces beside another sequence. */
-static int check_bits(const golden *g, const char *dir, const char *features) {
-    lm_model *m = open_adapted(dir, features, 1), *busy = open_adapted(dir, features, 3);
-    lm_seq *whole = open_seq(m), *cut = open_seq(busy), *other = open_seq(busy);
-    uint32_t row = PROMPT - 1, vocab = g->n_vocab;
-    float *want = test_malloc(vocab * sizeof *want);
-    memcpy(want, step(m, &(lm_slice){whole, PROMPT}, 1, g->tokens, &row, 1), vocab * sizeof *want);
-    const float *got = NULL;
-    for (uint32_t from = 0, n; from < PROMPT; from += n) {
-        static const uint32_t lengths[] = {1, 2, 9, 4, 17, 6};
-        n = lengths[from % 6] < PROMPT - from ? lengths[from % 6] : PROMPT - from;
-        lm_slice slices[] = {{other, 1}, {cut, n}};
-        int32_t tokens[PROMPT + 1] = {g->tokens[from]};
-        memcpy(tokens + 1, g->tokens + from, n * sizeof *tokens);
-        row = n;
-        got = step(busy, slices, 2, tokens, &row, 1);
-    }
-    int bad = memcmp(want, got, vocab * sizeof *want) != 0;
-    if (bad) print_error("%s adapted with %s: other bits in pieces\n", g->name, features);
-    test_free(want);
-    lm_model_backend(m)->seq_close(whole);
-    lm_model_backend(busy)->seq_close(cut);
-    lm_model_backend(busy)->seq_close(other);
-    lm_model_close(m);
-    lm_model_close(busy);
-    return bad;
-}
-
 static void every_feature_set_stays_close_and_gives_the_same_bits_in_any_batch(void **state) {
     (void)state;
     lm_weights *w = expected_adapted();
@@ -166,8 +102,8 @@ static void every_feature_set_stays_close_and_gives_the_same_bits_in_any_batch(v
         lm_err err = {0};
         make_adapted(&g, MLX_FORM, dir);
         for (const char *const *f = lm_cpu_features(); *f; f++) {
-            if (strcmp(*f, "reference")) bad += check_numbers(&g, dir, MLX_FORM, *f, false);
-            bad += check_bits(&g, dir, *f);
+            if (strcmp(*f, "reference")) bad += check_adapted(&g, dir, MLX_FORM, *f, false);
+            bad += check_bits(&g, open_adapted(dir, *f, 1), open_adapted(dir, *f, 3), *f);
         }
         expect_ok(lm_dir_remove(dir, &err), err);
     }

@@ -1,70 +1,13 @@
 /* Every family against mlx-lm: logits and greedy tokens of tiny models made by tests/golden/make_models.py.
  * Tolerances are relative to the largest expected logit. */
-#include "model_golden.h"
-
-#include "cpu/cpu.h"
-#include "mlx/backend.h"
-
-#define EXACT 1e-4 /* the reference kernels: f32 sums in another order, 6e-6 seen */
-
-/* 8-bit activations, f16 keys and values: root mean square of the difference over that of the logits, 3 to 7
- * in a hundred seen. Attention over random weights is sharp and magnifies rounding; on trained ones
- * perplexity is what counts (tests/perplexity.py). */
-#define FAST     1e-1
-#define FAST_MOE 2e-1 /* a router may choose another expert when two are nearly equal */
-
-/* golden.mlx is this program with MLX on its CPU device: nothing but the exact arithmetic, so "features" is
- * nothing. */
-static const lm_backend *backend(void) {
-#ifdef LM_GOLDEN_MLX
-    const lm_backend *mlx = NULL;
-    lm_err err = {0};
-    expect_ok(lm_mlx_load(LM_MLX_CPU, &mlx, &err), err);
-    return mlx;
-#else
-    return &lm_cpu_backend;
-#endif
-}
+#include "model_golden_check.h"
 
 static lm_model *open_case(const golden *g, const char *features, uint32_t n_threads) {
     return open_case_on(backend(), g, features, n_threads, LM_KV_F16);
 }
 
-/* The whole prompt in one step, then greedy tokens one by one. Returns 1 when something is wrong. */
 static int check_case(const golden *g, const char *features, bool exact) {
-    lm_model *m = open_case(g, features, 2);
-    lm_seq *seq = open_seq(m);
-    uint32_t rows[2] = {MIDDLE, PROMPT - 1};
-    lm_slice slice = {seq, PROMPT};
-    int bad = 0;
-
-    double tolerance = exact ? EXACT : is_moe(m) ? FAST_MOE : FAST;
-    assert_int_equal(lm_model_get_info(m)->n_vocab, g->n_vocab);
-    const float *logits = step(m, &slice, 1, g->tokens, rows, 2);
-    const float *last = logits + g->n_vocab, *want = g->logits + g->n_vocab;
-    double off = exact ? fmax(distance(g, logits, g->logits), distance(g, last, want))
-                       : fmax(distance_rms(g, logits, g->logits), distance_rms(g, last, want));
-    if (off > tolerance) {
-        print_error("%s with %s: logits are off by %.2e, %.0e is allowed\n", g->name, features, off,
-                    tolerance);
-        bad = 1;
-    } else if (getenv("LM_GOLDEN_SHOW")) {
-        print_message("%s with %s: %.2e\n", g->name, features, off);
-    }
-    for (int i = 0; exact && i < GREEDY; i++) {
-        int32_t token = best(last, g->n_vocab);
-        uint32_t row = 0;
-        if (token != g->tokens[PROMPT + i]) {
-            print_error("%s with %s: token %d is %d, mlx-lm's is %d\n", g->name, features, i, token,
-                        g->tokens[PROMPT + i]);
-            bad = 1;
-            break;
-        }
-        last = step(m, &(lm_slice){seq, 1}, 1, &token, &row, 1);
-    }
-    lm_model_backend(m)->seq_close(seq);
-    lm_model_close(m);
-    return bad;
+    return check_numbers(g, open_case(g, features, 2), features, exact);
 }
 
 static void every_family_and_form_computes_what_mlx_lm_does(void **state) {
@@ -94,42 +37,14 @@ static void the_fast_feature_sets_stay_close(void **state) {
     assert_int_equal(bad, 0);
 }
 
-/* The last logits of the prompt, bit for bit: in one step, and in pieces with another sequence beside them on
- * more threads. A seed means the same answer whatever is cached and whoever else is served. */
-static int check_bits(const golden *g, const char *features) {
-    lm_model *m = open_case(g, features, 1), *busy = open_case(g, features, 3);
-    lm_seq *whole = open_seq(m), *cut = open_seq(busy), *other = open_seq(busy);
-    uint32_t row = PROMPT - 1, vocab = g->n_vocab;
-    float *want = test_malloc(vocab * sizeof *want);
-    memcpy(want, step(m, &(lm_slice){whole, PROMPT}, 1, g->tokens, &row, 1), vocab * sizeof *want);
-    const float *got = NULL;
-    for (uint32_t at = 0, n; at < PROMPT; at += n) {
-        static const uint32_t lengths[] = {1, 2, 9, 4, 17, 6};
-        n = lengths[at % 6] < PROMPT - at ? lengths[at % 6] : PROMPT - at;
-        lm_slice slices[] = {{other, 1}, {cut, n}};
-        int32_t tokens[PROMPT + 1] = {g->tokens[at]};
-        memcpy(tokens + 1, g->tokens + at, n * sizeof *tokens);
-        row = n;
-        got = step(busy, slices, 2, tokens, &row, 1);
-    }
-    int bad = memcmp(want, got, vocab * sizeof *want) != 0;
-    if (bad) print_error("%s with %s: other bits in pieces\n", g->name, features);
-    test_free(want);
-    lm_model_backend(m)->seq_close(whole);
-    lm_model_backend(busy)->seq_close(cut);
-    lm_model_backend(busy)->seq_close(other);
-    lm_model_close(m);
-    lm_model_close(busy);
-    return bad;
-}
-
 static void logits_do_not_depend_on_how_a_prompt_came(void **state) {
     (void)state;
     lm_weights *w = expectations();
     golden g;
     int bad = 0;
     for (const char *const *f = lm_cpu_features(); *f; f++)
-        for (uint32_t i = 0; next_case(w, &i, &g);) bad += check_bits(&g, *f);
+        for (uint32_t i = 0; next_case(w, &i, &g);)
+            bad += check_bits(&g, open_case(&g, *f, 1), open_case(&g, *f, 3), *f);
     lm_weights_close(w);
     assert_int_equal(bad, 0);
 }
