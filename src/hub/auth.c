@@ -1,9 +1,8 @@
 /* auth.c - signing in to a registry: what it asks for in WWW-Authenticate, and the token that its token
  * server gives for that.
  *
- *     401, WWW-Authenticate: Bearer
- * realm="https://HOST/token",service="..",scope="repository:ns/model:pull,push" GET
- * https://HOST/token?nonce=..&scope=..&service=..&ts=..
+ *     401, WWW-Authenticate: Bearer realm="https://HOST/token",service="..",scope="repository:ns/model:pull,push"
+ *     GET https://HOST/token?nonce=..&scope=..&service=..&ts=..
  *     {"token": ".."}
  *
  * Where the token server is the registry's own host the request is signed with the user's key as Ollama does

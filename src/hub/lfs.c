@@ -23,7 +23,6 @@
 #define MAX_HEADERS 8
 #define MAX_PARTS   10000
 #define MAX_ANSWER  (32u << 20)
-#define MAX_ETAG    512
 #define TYPE        "application/vnd.git-lfs+json"
 
 /* ---- the answer */
@@ -170,26 +169,6 @@ lm_status lm_lfs_ask(lm_client *c, const lm_origin *o, const char *repo, const c
 
 /* ---- one file */
 
-/* One piece until it is there. etag: of the answer, malloc'd; NULL: of no interest. */
-static lm_status put(lm_client *c, const lm_origin *o, const char *url, const char *const *headers,
-                     lm_piece *p, char **etag, lm_err *err) {
-    for (uint32_t attempt = 1;; attempt++) {
-        lm_answer a = {0};
-        bool again = false;
-        uint64_t wait_ms = 0;
-        lm_status st = lm_hub_send(c, o, "PUT", url, headers, p, &a, &again, &wait_ms, err);
-        if (st == LM_OK && a.status / 100 != 2) st = lm_hub_not_taken(o, url, &a, err);
-        if (st == LM_OK && etag) {
-            lm_str v = lm_answer_header(&a, "ETag");
-            *etag = v.len && v.len < MAX_ETAG ? lm_str_dup(v) : NULL;
-            if (!*etag) st = lm_fail(err, LM_CORRUPT, "%s does not say what it made of a part", url);
-        }
-        lm_answer_release(&a);
-        if (st == LM_OK || !again || attempt == LM_HUB_ATTEMPTS) return st;
-        if (!lm_hub_pause(o, attempt, wait_ms)) return lm_fail(err, LM_CANCELLED, "cancelled");
-    }
-}
-
 static lm_status post(lm_client *c, const lm_origin *o, const char *url, const lm_buf *body, lm_err *err) {
     static const char *const headers[] = {"Accept: " TYPE, "Content-Type: " TYPE, NULL};
     lm_answer a = {0};
@@ -215,7 +194,7 @@ static lm_status send_parts(lm_client *c, const lm_origin *o, lm_remote *f, cons
         char *etag = NULL;
         uint64_t from = i * how->chunk, left = f->size - from;
         lm_piece p = {.fd = fd, .from = from, .size = left < how->chunk ? left : how->chunk, .f = f};
-        st = put(c, o, how->parts[i], NULL, &p, &etag, err);
+        st = lm_hub_put(c, o, how->parts[i], NULL, &p, &etag, err);
         if (st != LM_OK) break;
         lm_buf_printf(&b, "%s{\"partNumber\":%u,\"etag\":", i ? "," : "", i + 1);
         lm_json_write_string(&b, lm_str_of(etag));
@@ -235,7 +214,7 @@ lm_status lm_lfs_send(lm_client *c, const lm_origin *o, lm_remote *f, const lm_l
         st = send_parts(c, o, f, how, fd, err);
     } else if (st == LM_OK && how->href) {
         lm_piece p = {.fd = fd, .size = f->size, .f = f};
-        st = put(c, o, how->href, (const char *const *)how->headers, &p, NULL, err);
+        st = lm_hub_put(c, o, how->href, (const char *const *)how->headers, &p, NULL, err);
     }
     if (st == LM_OK && how->verify) {
         lm_buf b;

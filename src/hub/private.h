@@ -136,6 +136,10 @@ typedef struct lm_piece {
 lm_status lm_hub_send(lm_client *c, const lm_origin *o, const char *method, const char *url,
                       const char *const *headers, lm_piece *p, lm_answer *out, bool *again, uint64_t *wait_ms,
                       lm_err *err) LM_CHECKED;
+/* The same until it is taken in (PUT, 2xx), tried again as pulls are. etag: of the answer, malloc'd; NULL: of no interest. */
+lm_status lm_hub_put(lm_client *c, const lm_origin *o, const char *url, const char *const *headers,
+                     lm_piece *p, char **etag, lm_err *err) LM_CHECKED;
+lm_status lm_hub_no_md5(lm_err *err);
 lm_status lm_hub_source(const lm_remote *f, int *fd, lm_err *err) LM_CHECKED;
 void lm_hub_outgoing(const lm_content *part, lm_remote *out); /* path is malloc'd */
 /* Bytes of one request's body, of a file of that size: as Ollama's, or MLX_BRIDGE_PUSH_PART. */

@@ -1,10 +1,13 @@
 /* registry_push.c - a model to a registry: its blobs, those that are not there, and then its manifest.
  *
- *     HEAD  /v2/NS/MODEL/blobs/DIGEST               200: it is there
- *     POST  /v2/NS/MODEL/blobs/uploads/             202, Location: the upload; 201: taken from another model
- * there PATCH LOCATION, Content-Range: FIRST-LAST     202, Location: where it goes on 307, Location: PUT this
- * part there, Docker-Upload-Location GET   LOCATION                                204, Range: 0-LAST, what
- * has arrived PUT   LOCATION&digest=..                      201 PUT   /v2/NS/MODEL/manifests/TAG
+ *     HEAD  /v2/NS/MODEL/blobs/DIGEST      200: it is there
+ *     POST  /v2/NS/MODEL/blobs/uploads/    202, Location: the upload; 201: taken from another model there
+ *     PATCH LOCATION                       with Content-Range: FIRST-LAST
+ *                                          202, Location: where it goes on
+ *                                          307, Location: PUT this part there; Docker-Upload-Location
+ *     GET   LOCATION                       204, Range: 0-LAST, what has arrived
+ *     PUT   LOCATION&digest=..             201
+ *     PUT   /v2/NS/MODEL/manifests/TAG     201
  *
  * Sources: https://github.com/opencontainers/distribution-spec (push), Ollama's server/upload.go for the
  * redirect of parts and the etag, md5 over the parts' md5.
@@ -35,8 +38,10 @@ typedef struct upload {
     int fd;
     char *location; /* where the next part goes */
     uint64_t at;    /* bytes that have arrived */
-    EVP_MD_CTX *sums;
+    EVP_MD_CTX *sums; /* over the md5 of n_parts parts, the first `summed` bytes of the blob */
     uint32_t n_parts;
+    uint64_t summed;
+    uint32_t n_sent; /* parts, again and again ones too */
 } upload;
 
 /* ---- one request */
@@ -96,8 +101,10 @@ static lm_status begin(lm_client *c, const lm_origin *o, const job *j, uint32_t 
     *mounted = st == LM_OK && a.status == 201;
     if (st == LM_OK && a.status != 201 && a.status != 202) st = lm_hub_not_taken(o, url, &a, err);
     if (st == LM_OK && !*mounted && !take_location(u, url, &a)) st = no_location(url, err);
+    if (st == LM_OK && !EVP_DigestInit_ex(u->sums, EVP_md5(), NULL)) st = lm_hub_no_md5(err);
     lm_answer_release(&a);
-    u->at = 0;
+    u->at = u->summed = 0;
+    u->n_parts = 0;
     return st;
 }
 
@@ -119,23 +126,11 @@ static lm_status ask_how_far(lm_client *c, const lm_origin *o, upload *u, bool *
     return st;
 }
 
-static void add_sum(upload *u, const unsigned char md5[16]) {
-    u->n_parts += EVP_DigestUpdate(u->sums, md5, 16) == 1;
-}
-
-/* To where the registry keeps its blobs: no token goes there. */
-static lm_status send_elsewhere(lm_client *c, const lm_origin *o, const char *url, lm_piece *p, lm_err *err) {
-    static const char *const headers[] = {"Content-Type: application/octet-stream", NULL};
-    for (uint32_t attempt = 1;; attempt++) {
-        lm_answer a = {0};
-        bool again = false;
-        uint64_t wait_ms = 0;
-        lm_status st = lm_hub_send(c, o, "PUT", url, headers, p, &a, &again, &wait_ms, err);
-        if (st == LM_OK && a.status / 100 != 2) st = lm_hub_not_taken(o, url, &a, err);
-        lm_answer_release(&a);
-        if (st == LM_OK || !again || attempt == LM_HUB_ATTEMPTS) return st;
-        if (!lm_hub_pause(o, attempt, wait_ms)) return lm_fail(err, LM_CANCELLED, "cancelled");
-    }
+/* After a part that was cut off nobody knows which parts the registry counts: then there is no sum of them. */
+static void add_sum(upload *u, const unsigned char md5[16], uint64_t size) {
+    if (u->summed != u->at || !EVP_DigestUpdate(u->sums, md5, 16)) return;
+    u->n_parts++;
+    u->summed += size;
 }
 
 static lm_status send_part(lm_client *c, const lm_origin *o, upload *u, uint64_t size, bool *again,
@@ -154,14 +149,16 @@ static lm_status send_part(lm_client *c, const lm_origin *o, upload *u, uint64_t
         if (st == LM_OK &&
             (!lm_answer_header(&a, "Docker-Upload-Location").len || !take_location(u, url, &a)))
             st = no_location(url, err);
-        if (st == LM_OK) st = send_elsewhere(c, o, elsewhere, &p, err);
+        /* To where the registry keeps its blobs: no token goes there. */
+        static const char *const plain[] = {"Content-Type: application/octet-stream", NULL};
+        if (st == LM_OK) st = lm_hub_put(c, o, elsewhere, plain, &p, NULL, err);
     } else if (st == LM_OK && a.status / 100 != 2) {
         st = lm_hub_not_taken(o, url, &a, err);
     } else if (st == LM_OK && !take_location(u, url, &a)) {
         st = no_location(url, err);
     }
     if (st == LM_OK) {
-        add_sum(u, md5);
+        add_sum(u, md5, size);
         u->at += size;
     }
     lm_answer_release(&a);
@@ -177,7 +174,7 @@ static lm_status send_parts(lm_client *c, const lm_origin *o, const job *j, uint
     while (u->at < u->f->size) {
         bool again = false, lost = false, mounted = false;
         uint64_t wait_ms = 0, before = u->at, left = u->f->size - u->at;
-        if (u->n_parts > MAX_BLOB_PARTS)
+        if (u->n_sent++ > MAX_BLOB_PARTS)
             return lm_fail(err, LM_IO, "%s arrives in too small parts", u->f->digest);
         lm_status st = send_part(c, o, u, left < most ? left : most, &again, &wait_ms, &lost, err);
         if (st == LM_OK) {
@@ -205,7 +202,7 @@ static lm_status end(lm_client *c, const lm_origin *o, const job *j, upload *u, 
     lm_buf_init(&url, 16384);
     lm_buf_printf(&url, "%s%cdigest=sha256%%3A%s", u->location, strchr(u->location, '?') ? '&' : '?',
                   u->f->digest + 7);
-    if (u->n_parts && EVP_DigestFinal_ex(u->sums, sum, NULL)) {
+    if (u->n_parts && u->summed == u->f->size && EVP_DigestFinal_ex(u->sums, sum, NULL)) {
         lm_buf_text(&url, "&etag=");
         for (int i = 0; i < 16; i++) lm_buf_printf(&url, "%02x", sum[i]);
         lm_buf_printf(&url, "-%u", u->n_parts);
@@ -231,16 +228,14 @@ static lm_status push_blob(void *ctx, lm_client *c, const lm_origin *o, uint32_t
     bool there = false;
     if (u.f->same) return LM_OK;
     lm_status st = is_there(c, o, j, u.f, &there, err);
+    if (st == LM_OK && !there && !(u.sums = EVP_MD_CTX_new())) st = lm_hub_no_md5(err);
     if (st == LM_OK && !there) st = begin(c, o, j, i, &u, &there, err);
     if (st == LM_OK && !there) {
-        u.sums = EVP_MD_CTX_new();
         st = lm_hub_source(u.f, &u.fd, err);
-        if (st == LM_OK && (!u.sums || !EVP_DigestInit_ex(u.sums, EVP_md5(), NULL)))
-            st = lm_fail(err, LM_INTERNAL, "md5, which registries ask for, is not available in this OpenSSL");
         if (st == LM_OK) st = send_parts(c, o, j, i, &u, err);
         if (st == LM_OK) st = end(c, o, j, &u, err);
-        EVP_MD_CTX_free(u.sums);
     }
+    EVP_MD_CTX_free(u.sums);
     if (st == LM_OK) atomic_store(&u.f->done, u.f->size);
     if (u.fd >= 0) close(u.fd);
     free(u.location);

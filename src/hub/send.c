@@ -10,6 +10,7 @@
 
 #include "hub/private.h"
 
+#define MAX_ETAG  512
 #define MAX_PARTS 16
 #define MIN_PART  UINT64_C(100000000)
 #define MAX_PART  UINT64_C(1000000000)
@@ -42,6 +43,10 @@ static bool goes_on(void *ctx) {
     return !lm_hub_stopped(s->o);
 }
 
+lm_status lm_hub_no_md5(lm_err *err) {
+    return lm_fail(err, LM_INTERNAL, "md5, which registries ask for, is not available in this OpenSSL");
+}
+
 lm_status lm_hub_send(lm_client *c, const lm_origin *o, const char *method, const char *url,
                       const char *const *headers, lm_piece *p, lm_answer *out, bool *again, uint64_t *wait_ms,
                       lm_err *err) {
@@ -53,8 +58,7 @@ lm_status lm_hub_send(lm_client *c, const lm_origin *o, const char *method, cons
             EVP_MD_CTX_free(s.md5);
             *out = (lm_answer){0};
             *again = false;
-            return lm_fail(err, LM_INTERNAL,
-                           "md5, which registries ask for, is not available in this OpenSSL");
+            return lm_hub_no_md5(err);
         }
     }
     lm_ask ask = {.method = method,
@@ -70,6 +74,25 @@ lm_status lm_hub_send(lm_client *c, const lm_origin *o, const char *method, cons
     if (s.md5 && !EVP_DigestFinal_ex(s.md5, p->md5, &n)) memset(p->md5, 0, 16);
     EVP_MD_CTX_free(s.md5);
     return st;
+}
+
+lm_status lm_hub_put(lm_client *c, const lm_origin *o, const char *url, const char *const *headers,
+                     lm_piece *p, char **etag, lm_err *err) {
+    for (uint32_t attempt = 1;; attempt++) {
+        lm_answer a = {0};
+        bool again = false;
+        uint64_t wait_ms = 0;
+        lm_status st = lm_hub_send(c, o, "PUT", url, headers, p, &a, &again, &wait_ms, err);
+        if (st == LM_OK && a.status / 100 != 2) st = lm_hub_not_taken(o, url, &a, err);
+        if (st == LM_OK && etag) {
+            lm_str v = lm_answer_header(&a, "ETag");
+            *etag = v.len && v.len < MAX_ETAG ? lm_str_dup(v) : NULL;
+            if (!*etag) st = lm_fail(err, LM_CORRUPT, "%s does not say what it made of a part", url);
+        }
+        lm_answer_release(&a);
+        if (st == LM_OK || !again || attempt == LM_HUB_ATTEMPTS) return st;
+        if (!lm_hub_pause(o, attempt, wait_ms)) return lm_fail(err, LM_CANCELLED, "cancelled");
+    }
 }
 
 lm_status lm_hub_source(const lm_remote *f, int *fd, lm_err *err) {

@@ -59,6 +59,7 @@ class Uploads:
 
     def __init__(self):
         self.uploads = {}     # of a registry: id -> bytes so far
+        self.sums = {}        # id -> md5 of each part as it arrived
         self.owned = {}       # "ns/model" -> digests that it has
         self.lfs = {}         # oid -> bytes
         self.parts = {}       # oid -> {number: bytes}
@@ -141,8 +142,13 @@ class Uploads:
             self.owned.setdefault(repo, set()).add(mount)
             return handler.simple(201)
         name = f"u{len(self.uploads)}"
-        self.uploads[name] = b""
+        self.uploads[name], self.sums[name] = b"", []
         return handler.simple(202, Location=f"/v2/{repo}/blobs/uploads/{name}?state=0")
+
+    def append(self, name, data):
+        if data:
+            self.uploads[name] += data
+            self.sums[name].append(hashlib.md5(data).digest())
 
     def go_on_with_upload(self, handler, url, repo, name, fault):
         at = f"/v2/{repo}/blobs/uploads/{name}?state="
@@ -162,17 +168,21 @@ class Uploads:
                                       Docker_Upload_Location=at + str(last + 1))
             data = handler.body(fault.get("drop"))
             if "drop" in fault:
-                self.uploads[name] = have + data if self.keeps else have
+                if self.keeps:
+                    self.append(name, data)
                 return handler.hang_up()
             assert len(data) == last - first + 1
-            self.uploads[name] = have + data
+            self.append(name, data)
             return handler.lost(fault) or handler.simple(202, Location=at + str(last + 1), Range=f"0-{last}")
         handler.body()
-        digest = parse_qs(url.query)["digest"][0]
+        digest, etag = parse_qs(url.query)["digest"][0], parse_qs(url.query).get("etag")
+        parts = self.sums[name]
+        if etag and etag != [f"{hashlib.md5(b''.join(parts)).hexdigest()}-{len(parts)}"]:
+            return handler.simple(400, b'{"errors":[{"code":"ETAG","message":"these are not the parts that came"}]}')
         if hashlib.sha256(have).hexdigest() != digest.removeprefix("sha256:") or fault.get("damaged"):
             return handler.simple(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}')
         self.blobs[digest] = have
-        self.etags = parse_qs(url.query).get("etag")
+        self.etags = etag
         self.owned.setdefault(repo, set()).add(digest)
         return handler.lost(fault) or handler.simple(201)
 
@@ -185,7 +195,7 @@ class Uploads:
         if "drop" in fault:
             return handler.hang_up()
         assert int(parts[2]) == len(self.uploads[parts[1]])
-        self.uploads[parts[1]] += data
+        self.append(parts[1], data)
         return handler.simple(201)
 
     # ---- the hub
