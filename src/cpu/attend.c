@@ -20,8 +20,7 @@
 #define SEGMENT_PAGES 4     /* the fewest pages worth a piece of their own; a power of two */
 #define MAX_GROUP     256   /* query heads of a kv head */
 
-/* ---- turns -----------------------------------------------------------------------------------------------
- */
+/* ---- turns ----------------------------------------------------------------------------------------------- */
 
 static const float *turns_of(lm_step *s, const lm_rope *rope) {
     for (const lm_turns *t = s->turns; t; t = t->next)
@@ -43,8 +42,7 @@ static const float *turns_of(lm_step *s, const lm_rope *rope) {
     return table;
 }
 
-/* ---- first job: q, k and v of each row -------------------------------------------------------------------
- */
+/* ---- first job: q, k and v of each row ------------------------------------------------------------------- */
 
 typedef struct attention {
     lm_step *s;
@@ -96,8 +94,7 @@ static void place_rows(void *arg, uint32_t row0, uint32_t row1, uint32_t thread)
     }
 }
 
-/* ---- second job: blocks of queries -----------------------------------------------------------------------
- */
+/* ---- second job: blocks of queries ----------------------------------------------------------------------- */
 
 typedef struct piece {
     uint32_t slice, kv_head;
@@ -275,8 +272,7 @@ static void join_parts(const attention *t, const piece *p) {
     finish(t, row, p, &b.all);
 }
 
-/* ---- the op ----------------------------------------------------------------------------------------------
- */
+/* ---- the op ---------------------------------------------------------------------------------------------- */
 
 /* Pieces of one block of n_tokens from `token` on for every kv head; a single token's are cut into up to
  * `parts`. */

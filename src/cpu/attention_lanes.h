@@ -32,8 +32,7 @@ enum {
     BLOCK = 96, /* queries whose factors are held at a time */
 };
 
-/* ---- softmax --------------------------------------------------------------------------------------------
- */
+/* ---- softmax -------------------------------------------------------------------------------------------- */
 
 /* Scores of one query become weights; returns what the results so far are to be multiplied by. */
 static float soften(float *scores, uint32_t n_keys, float softcap, float *m, float *l) {
@@ -62,8 +61,7 @@ static float soften(float *scores, uint32_t n_keys, float softcap, float *m, flo
     return factor;
 }
 
-/* ---- few queries ----------------------------------------------------------------------------------------
- */
+/* ---- few queries ---------------------------------------------------------------------------------------- */
 
 /* Dot products of nq queries, a constant after inlining, with the nk keys of one vec. */
 INLINE void few_dots(const float *q, const uint16_t *k, uint32_t dim, uint32_t nq, uint32_t nk,
@@ -160,8 +158,7 @@ static void few(const float *q, uint32_t nq, const uint16_t *k, const uint16_t *
     }
 }
 
-/* ---- many queries ---------------------------------------------------------------------------------------
- */
+/* ---- many queries --------------------------------------------------------------------------------------- */
 
 /* Keys to f32, across: (head_dim, LM_KV_PAGE), columns beyond n_keys 0 up to a whole vec. */
 static void turn_keys(const uint16_t *k, uint32_t n_keys, uint32_t dim, float *out) {

@@ -82,8 +82,7 @@ static const char *cpu_describe(const lm_device *dev) {
     return dev->description;
 }
 
-/* ---- weights ---------------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------------------- */
 
 static lm_status view_floats(const lm_view *v, float offset, float **out, uint32_t *n_out, lm_err *err) {
     uint64_t n = 1;
@@ -204,8 +203,7 @@ static lm_status cpu_vector(lm_device *dev, const lm_view *view, float offset, l
     return LM_OK;
 }
 
-/* ---- sequences -------------------------------------------------------------------------------------------
- */
+/* ---- sequences ------------------------------------------------------------------------------------------- */
 
 static lm_status cpu_seq_open(lm_device *dev, lm_seq **out, lm_err *err) {
     return lm_kv_seq_open(&dev->kv, out, err);
@@ -224,8 +222,7 @@ static void cpu_info(lm_backend_info *out) {
     snprintf(out->device, sizeof out->device, "%s", lm_cpu_features()[0]);
 }
 
-/* ---- the table -------------------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------------------- */
 
 const lm_backend lm_cpu_backend = {
     .name = "cpu",

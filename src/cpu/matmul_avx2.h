@@ -28,8 +28,7 @@ LM_INLINE __m256i two_lanes(const void *low, const void *high) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(low)), load128(high), 1);
 }
 
-/* ---- codes: 32 bytes in the order of the activation's layout
- * ------------------------------------------------ */
+/* ---- codes: 32 bytes in the order of the activation's layout */
 
 /* 4 bits and mxfp4, 64 columns from 32 bytes; 3 bits, 64 columns from 24 bytes; see unpack_pairs. */
 LM_INLINE __m256i mxfp4_codes(__m256i nibbles) {

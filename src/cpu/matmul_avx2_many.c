@@ -26,8 +26,7 @@ enum {
 /* What the inner loop needs to know about a form. */
 typedef enum flavour { HALVES8, HALVES4, QUARTERS8, NATURAL8, NATURAL4, NATURAL2, NATURAL_SPLIT } flavour;
 
-/* ---- the inner loop ---------------------------------------------------------------------------------------
- */
+/* ---- the inner loop --------------------------------------------------------------------------------------- */
 
 LM_INLINE lm_act_layout layout_of(flavour f) {
     return f == HALVES8 || f == HALVES4 ? LM_ACT_HALVES : f == QUARTERS8 ? LM_ACT_QUARTERS : LM_ACT_NATURAL;

@@ -99,8 +99,7 @@ LM_INLINE __m512i row_sums(int bits, bool whole, const __m512i codes[2], const _
     return whole && bits == 2 ? _mm512_dpbusd_epi32(sum, codes[1], x[1]) : sum;
 }
 
-/* ---- sums of sixteen rows side by side -------------------------------------------------------------------
- */
+/* ---- sums of sixteen rows side by side ------------------------------------------------------------------- */
 
 LM_INLINE __m512i as_ints(__m512 v) {
     return _mm512_castps_si512(v);

@@ -40,8 +40,7 @@ enum {
 void lm_matmul_neon_plain(const lm_matrix *w, uint32_t expert, const void *acts, size_t act_stride,
                           uint32_t n_rows, uint32_t n0, uint32_t n1, float *y, size_t y_stride);
 
-/* ---- unpacking ------------------------------------------------------------------------------------------
- */
+/* ---- unpacking ------------------------------------------------------------------------------------------ */
 
 /* 16 codes of 6 or 5 bits from 12 or 10 bytes of v, the first at `at`: each 16-bit lane gets the two bytes
  * that hold its two codes, shifts move one to the low byte and the other to the high byte. */
@@ -367,8 +366,7 @@ LM_INLINE void add_block(int rows, int32x4_t (*sum)[ROWS], const float32x4_t *sc
     }
 }
 
-/* ---- many rows of x --------------------------------------------------------------------------------------
- */
+/* ---- many rows of x -------------------------------------------------------------------------------------- */
 
 typedef struct tile {
     const int8_t *codes;  /* (blocks, 2, put_quad's 128) */
@@ -510,8 +508,7 @@ static void multiply_many(const lm_matrix *w, uint32_t expert, const char *acts,
     }
 }
 
-/* ---- one row of x -----------------------------------------------------------------------------------------
- */
+/* ---- one row of x ----------------------------------------------------------------------------------------- */
 
 #if !defined(LM_NEON_I8MM)
 /* Columns of t of 8 rows of W: y[0..1] += their products with one row. */

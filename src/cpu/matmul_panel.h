@@ -29,8 +29,7 @@ typedef struct tile {
     uint32_t group_shift; /* log2 of blocks in a group */
 } tile;
 
-/* ---- unpacking -------------------------------------------------------------------------------------------
- */
+/* ---- unpacking ------------------------------------------------------------------------------------------- */
 
 /* 8 rows' 32 codes -> 8 steps of 8 rows, `apart` bytes from step to step. */
 LM_INLINE void put_steps(__m256i r[8], uint8_t *to, size_t apart) {
@@ -158,8 +157,7 @@ static inline void unpack_tile(const lm_matrix *w, const lm_expert *e, uint32_t 
     }
 }
 
-/* ---- where the steps are ----------------------------------------------------------------------------------
- */
+/* ---- where the steps are ---------------------------------------------------------------------------------- */
 
 /* Byte offset among the codes of x of step s of block i of a unit. */
 LM_INLINE size_t step_offset(lm_act_layout layout, size_t i, size_t s) {

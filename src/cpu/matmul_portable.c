@@ -3,8 +3,7 @@
  * of x. */
 #include "cpu/matmul_form.h"
 
-/* ---- unpacking: one row of W into one byte per code, natural order ----------------------------------------
- */
+/* ---- unpacking: one row of W into one byte per code, natural order ---------------------------------------- */
 
 /* The row is one stream of bits from the lowest up; 8 codes are `bits` whole bytes. */
 static void unpack_codes(const unsigned char *from, uint32_t bits, uint32_t cols, uint8_t *to) {

@@ -57,8 +57,7 @@ static float uniform(void) {
     return (float)rnd() / (float)(1 << 23) - 1.0f;
 } /* [-1, 1) */
 
-/* ---- matrices -------------------------------------------------------------------------------------------
- */
+/* ---- matrices ------------------------------------------------------------------------------------------- */
 
 typedef struct form {
     lm_quant kind;
@@ -196,8 +195,7 @@ static const char *name_of(form f) {
     return text;
 }
 
-/* ---- against doubles ------------------------------------------------------------------------------------
- */
+/* ---- against doubles ------------------------------------------------------------------------------------ */
 
 typedef struct expected {
     double *with_rounded, *slack; /* (MOST_ROWS, rows): W·x̂, and the rounding that float sums may add */
@@ -318,8 +316,7 @@ static void every_set_multiplies_plain_matrices_of_any_width(void **state) {
         for (uint32_t i = 0; i < 8; i++) check_against_doubles(plain_forms[f], rows[i], sizes[i]);
 }
 
-/* ---- exactness ------------------------------------------------------------------------------------------
- */
+/* ---- exactness ------------------------------------------------------------------------------------------ */
 
 typedef enum fill { RANDOM, ALL_MOST, ALL_LEAST, ALTERNATE, BY_PAIRS } fill;
 
@@ -481,8 +478,7 @@ static void the_portable_set_is_exact_on_whole_numbers(void **state) {
     free_matrix(&t);
 }
 
-/* ---- activations -----------------------------------------------------------------------------------------
- */
+/* ---- activations ----------------------------------------------------------------------------------------- */
 
 static void check_prepared(form f) {
     kernel_set set[MAX_SETS];

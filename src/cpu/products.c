@@ -11,8 +11,7 @@
 #define PIECE_PRODUCTS (1u << 20) /* multiplications, for many */
 #define SMALL_PRODUCTS (1u << 15) /* below this the others are not woken: an adapter's for one row */
 
-/* ---- running ---------------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------------------- */
 
 typedef struct run {
     lm_step *s;
@@ -126,8 +125,7 @@ void lm_run_products(lm_step *s, lm_product *list, uint32_t n) {
     for (uint32_t i = 0; whole && i < pieces; i++) product_piece(&r, i, 0);
 }
 
-/* ---- ops -------------------------------------------------------------------------------------------------
- */
+/* ---- ops ------------------------------------------------------------------------------------------------- */
 
 lm_tensor *lm_op_embed(lm_step *s, const lm_linear *table, const int32_t *tokens, uint32_t n, float scale) {
     if (s->failed) return NULL;

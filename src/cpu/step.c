@@ -57,8 +57,7 @@ lm_tensor *lm_step_tensor(lm_step *s, uint32_t n_rows, uint32_t width) {
     return tensor_in(s, &s->dev->layer_arena, n_rows, width);
 }
 
-/* ---- begin and end ---------------------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------------------- */
 
 lm_status lm_op_begin(lm_device *dev, const lm_slice *slices, uint32_t n_slices, const lm_flight *before,
                       lm_step **out, lm_err *err) {
@@ -113,8 +112,7 @@ lm_status lm_op_end(lm_step *s, bool abandon, lm_err *err) {
     return s->failed ? lm_fail(err, s->err.status, "%s", s->err.text) : LM_OK;
 }
 
-/* ---- running over rows -----------------------------------------------------------------------------------
- */
+/* ---- running over rows ----------------------------------------------------------------------------------- */
 
 typedef struct rows_run {
     lm_rows_job *job;
@@ -139,8 +137,7 @@ void lm_run_rows(lm_device *dev, lm_rows_job *job, void *arg, uint32_t n_rows, s
     lm_pool_run(dev->pool, rows_piece, &r, (n_rows + per_piece - 1) / per_piece);
 }
 
-/* ---- prepared forms --------------------------------------------------------------------------------------
- */
+/* ---- prepared forms -------------------------------------------------------------------------------------- */
 
 typedef struct prepare {
     const lm_kernels *k;
@@ -175,8 +172,7 @@ const lm_act *lm_step_acts(lm_step *s, const lm_tensor *x, uint32_t kind) {
     return act;
 }
 
-/* ---- plain ops -------------------------------------------------------------------------------------------
- */
+/* ---- plain ops ------------------------------------------------------------------------------------------- */
 
 typedef struct plain {
     const lm_kernels *k;

@@ -98,8 +98,7 @@ void lm_to_f16_portable(const float *x, uint32_t n, uint16_t *out) {
     lm_to_f16_reference(x, n, out);
 }
 
-/* ---- attention -------------------------------------------------------------------------------------------
- */
+/* ---- attention ------------------------------------------------------------------------------------------- */
 
 static float soften(float *scores, uint32_t n_keys, float softcap, float *m, float *l) {
     float top = *m, sum = 0;

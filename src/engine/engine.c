@@ -66,8 +66,7 @@ void lm_engine_close(lm_engine *e, int64_t drain_ns) {
     if (!e->runners) lm_engine_unref(e); /* else a thread was left behind that may look at it again */
 }
 
-/* ---- submit
- * ------------------------------------------------------------------------------------------------- */
+/* ---- submit */
 
 /* Jobs of a model that fit into its places run; those beyond wait. Under the lock. */
 static uint32_t waiting_with(const lm_engine *e, const char *name) {
@@ -115,8 +114,7 @@ lm_status lm_engine_submit(lm_engine *e, const lm_model_ref *model, lm_request *
     return st;
 }
 
-/* ---- models
- * ------------------------------------------------------------------------------------------------- */
+/* ---- models */
 
 lm_status lm_engine_unload(lm_engine *e, const char *name, lm_err *err) {
     lm_status st = LM_NOT_FOUND;

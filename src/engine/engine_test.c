@@ -16,8 +16,7 @@
 
 enum { VOCAB = 490, WIDTH = 64, LAYERS = 2, HEADS = 4, KV_HEADS = 2, HEAD = 16, INNER = 128 };
 
-/* ---- a model directory
- * ----------------------------------------------------------------------------------------- */
+/* ---- a model directory */
 
 static char dir[64] = "/tmp/lm-engine-XXXXXX";
 
@@ -118,8 +117,7 @@ static int drop_model(void **state) {
     return lm_dir_remove(dir, &err) == LM_OK ? 0 : -1;
 }
 
-/* ---- asking
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- asking */
 
 typedef struct heard {
     pthread_mutex_t lock;
@@ -195,9 +193,7 @@ static void say(json_t *messages, const char *role, const char *content) {
     json_array_append_new(messages, json_pack("{ssss}", "role", role, "content", content));
 }
 
-/* ---- tests
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- tests */
 
 static void a_conversation_is_the_same_with_and_without_its_prefix(void **state) {
     (void)state;

@@ -123,8 +123,7 @@ struct lm_runner {
     lm_model_info info;
 };
 
-/* ---- job.c
- * ------------------------------------------------------------------------------------------------- */
+/* ---- job.c */
 
 void lm_list_push(lm_job_list *l, lm_job *j);
 void lm_list_remove(lm_job_list *l, lm_job *j);
@@ -150,13 +149,11 @@ void lm_cond_init(pthread_cond_t *cond);
 /* For tests: another clock for keep_alive, NULL for the real one; and a look at it now. */
 void lm_engine_set_clock(lm_engine *e, uint64_t (*clock)(void));
 
-/* ---- manager.c
- * ---------------------------------------------------------------------------------------------- */
+/* ---- manager.c */
 
 void *lm_dispatcher_main(void *engine);
 
-/* ---- runner.c
- * ----------------------------------------------------------------------------------------------- */
+/* ---- runner.c */
 
 /* Under the lock. Starts the threads that load the model. LM_NO_MEMORY: no threads to be had. */
 lm_status lm_runner_start(lm_engine *e, const lm_job *j, uint32_t n_ctx, lm_runner **out,
@@ -167,15 +164,13 @@ void lm_runner_give(lm_runner *r, lm_job *j);
 void lm_runner_free(lm_runner *r);
 uint32_t lm_engine_max_batch(const lm_engine *e);
 
-/* ---- prepare.c
- * ---------------------------------------------------------------------------------------------- */
+/* ---- prepare.c */
 
 /* Request to sequence, on the front thread. After render_only *out is NULL and prompt holds the text;
  * after count_only it is empty. */
 lm_status lm_prepare(lm_runner *r, lm_job *j, lm_sequence **out, lm_buf *prompt, lm_err *err) LM_CHECKED;
 
-/* ---- scheduler.c and batch.c
- * -------------------------------------------------------------------------------------------- */
+/* ---- scheduler.c and batch.c */
 
 void *lm_step_main(void *runner);
 /* Rows of prompts that may go into a step. shared: others decode in it, and wait for it. Otherwise as many as

@@ -6,8 +6,7 @@
 
 #include "engine/internal.h"
 
-/* ---- lists
- * ------------------------------------------------------------------------------------------------- */
+/* ---- lists */
 
 void lm_list_push(lm_job_list *l, lm_job *j) {
     j->next = NULL;
@@ -42,8 +41,7 @@ lm_job *lm_list_pop(lm_job_list *l) {
     return j;
 }
 
-/* ---- conditions
- * -------------------------------------------------------------------------------------------- */
+/* ---- conditions */
 
 void lm_cond_init(pthread_cond_t *cond) {
 #ifdef __APPLE__
@@ -77,8 +75,7 @@ void lm_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t wait_ns) 
 #endif
 }
 
-/* ---- references
- * -------------------------------------------------------------------------------------------- */
+/* ---- references */
 
 void lm_engine_unref(lm_engine *e) {
     if (atomic_fetch_sub(&e->refs, 1) != 1) return;
@@ -130,8 +127,7 @@ void lm_job_cancel(lm_job *j) {
     pthread_mutex_unlock(&e->lock);
 }
 
-/* ---- the end
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the end */
 
 /* Everything is counted and given back before the sink hears of it: whoever reacts to the last event sees an
  * engine without this job. */

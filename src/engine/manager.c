@@ -14,8 +14,7 @@
 
 #include "engine/core.h"
 
-/* ---- sweeping
- * ---------------------------------------------------------------------------------------------- */
+/* ---- sweeping */
 
 static lm_job *find_cancelled(lm_job_list *l) {
     for (lm_job *j = l->head; j; j = j->next) {
@@ -46,8 +45,7 @@ static void fail_job(lm_engine *e, lm_job *j, lm_status st, const char *text) {
     pthread_mutex_lock(&e->lock);
 }
 
-/* ---- a lost rank
- */
+/* ---- a lost rank */
 
 /* Somebody who has to hear of it, out of wherever the job is. NULL: everybody has. */
 static lm_job *take_lost(lm_engine *e) {
@@ -64,8 +62,7 @@ static lm_job *take_lost(lm_engine *e) {
     return j;
 }
 
-/* ---- runners that end
- * --------------------------------------------------------------------------------------- */
+/* ---- runners that end */
 
 static uint64_t deadline(const lm_runner *r) {
     return r->keep_alive_ns < 0 || (uint64_t)r->keep_alive_ns > UINT64_MAX - r->used_ns
@@ -112,8 +109,7 @@ static bool reap(lm_engine *e) {
     return false;
 }
 
-/* ---- placing jobs
- * ------------------------------------------------------------------------------------------- */
+/* ---- placing jobs */
 
 static lm_runner *find_runner(lm_engine *e, const lm_job *j) {
     for (lm_runner *r = e->runners; r; r = r->next) {
@@ -264,8 +260,7 @@ static bool stays(const lm_engine *e) {
     return false;
 }
 
-/* ---- the thread
- * --------------------------------------------------------------------------------------------- */
+/* ---- the thread */
 
 void *lm_dispatcher_main(void *arg) {
     lm_engine *e = arg;

@@ -16,8 +16,7 @@
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "    \
     "adjust the context length in settings, or use a model with a longer context length"
 
-/* ---- rendering
- * --------------------------------------------------------------------------------------------- */
+/* ---- rendering */
 
 static lm_status dump(const json_t *value, char **out, lm_err *err) {
     *out = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
@@ -75,8 +74,7 @@ static lm_status render_chat(const lm_runner *r, const lm_request *q, size_t fro
     return st;
 }
 
-/* ---- tokens
- * ------------------------------------------------------------------------------------------------ */
+/* ---- tokens */
 
 static lm_status check_ids(const lm_runner *r, const int32_t *ids, uint32_t n, lm_status st,
                            const char *whose, lm_err *err) {
@@ -184,8 +182,7 @@ static lm_status fit(const lm_runner *r, const lm_job *j, uint32_t limit, lm_buf
     return LM_OK;
 }
 
-/* ---- the way back
- * ------------------------------------------------------------------------------------------ */
+/* ---- the way back */
 
 static const char *const think_tags[] = {"<think>", "<thinking>", "<seed:think>", "[THINK]",
                                          "<|START_THINKING|>"};
@@ -307,8 +304,7 @@ static lm_status open_way_back(lm_runner *r, const lm_request *q, lm_sequence *s
     return st;
 }
 
-/* ---- all together
- * ------------------------------------------------------------------------------------------- */
+/* ---- all together */
 
 static void set_limits(lm_sequence *s, const lm_request *q) {
     uint64_t most = 10ull * s->limit;

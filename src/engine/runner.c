@@ -40,8 +40,7 @@ void lm_runner_free(lm_runner *r) {
     free(r);
 }
 
-/* ---- the front thread's work
- * -------------------------------------------------------------------------------- */
+/* ---- the front thread's work */
 
 /* One job from request to ready; jobs that need no sequence end here. */
 static void serve(lm_runner *r, lm_job *j) {
@@ -131,8 +130,7 @@ static void *front_main(void *arg) {
     return NULL;
 }
 
-/* ---- beginning
- * ---------------------------------------------------------------------------------------------- */
+/* ---- beginning */
 
 lm_status lm_runner_start(lm_engine *e, const lm_job *j, uint32_t n_ctx, lm_runner **out, lm_err *err) {
     lm_runner *r = lm_alloc(sizeof(*r));

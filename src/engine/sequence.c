@@ -26,8 +26,7 @@ void lm_sequence_free(lm_sequence *q) {
     free(q);
 }
 
-/* ---- choosing
- * ---------------------------------------------------------------------------------------------- */
+/* ---- choosing */
 
 /* Tokens that may come after the next one. */
 static uint32_t left_after_next(const lm_sequence *q) {
@@ -158,8 +157,7 @@ static void watch_thinking(lm_sequence *q, int32_t id) {
     q->was_thinking = q->was_thinking || thinking;
 }
 
-/* ---- log probabilities
- * ------------------------------------------------------------------------------------- */
+/* ---- log probabilities */
 
 static lm_status hold_logprobs(lm_sequence *q, const lm_picked *p, lm_str bytes, lm_err *err) {
     if (q->n_held == q->held_room) {
@@ -203,8 +201,7 @@ static void drop_logprobs(lm_sequence *q, uint32_t n) {
             (size_t)q->n_held * q->n_top * sizeof(*q->held_top));
 }
 
-/* ---- events
- * ------------------------------------------------------------------------------------------------ */
+/* ---- events */
 
 /* n_prompt and n_cached are settled before the first token. */
 static lm_event event_of(const lm_sequence *q, lm_event_kind kind, lm_str text) {
@@ -255,8 +252,7 @@ void lm_sequence_flush(lm_sequence *q) {
     if (q->parser) lm_parser_finish(q->parser, send_part, q);
 }
 
-/* ---- a token
- * ------------------------------------------------------------------------------------------------ */
+/* ---- a token */
 
 static lm_status note_context(lm_sequence *q, int32_t id, lm_err *err) {
     if (q->n_context == q->context_room) {

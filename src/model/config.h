@@ -25,8 +25,7 @@ enum {
     LM_MAX_CONFIG_BYTES = 8 << 20, /* per-layer quantisation of a large model takes some 100 KB */
 };
 
-/* ---- rotary embedding ------------------------------------------------------------------------------------
- */
+/* ---- rotary embedding ------------------------------------------------------------------------------------ */
 
 typedef enum lm_rope_kind {
     LM_ROPE_PLAIN,
@@ -61,8 +60,7 @@ lm_status lm_rope_read(lm_rope_spec *spec, const json_t *scaling, uint32_t n_ctx
  * run. */
 void lm_rope_make(const lm_rope_spec *spec, uint32_t n_ctx, float *inv_freq, lm_rope *out);
 
-/* ---- families --------------------------------------------------------------------------------------------
- */
+/* ---- families -------------------------------------------------------------------------------------------- */
 
 /* How a family differs from Llama. */
 enum {
@@ -141,8 +139,7 @@ typedef struct lm_family {
 const lm_family *lm_family_find(const char *model_type); /* NULL: unknown */
 const char *lm_family_names(void);                       /* "llama, mistral, ..." */
 
-/* ---- the description -------------------------------------------------------------------------------------
- */
+/* ---- the description ------------------------------------------------------------------------------------- */
 
 enum { LM_ROPE_GLOBAL, LM_ROPE_LOCAL, LM_ROPE_COUNT, LM_ROPE_NONE = LM_ROPE_COUNT };
 
@@ -186,8 +183,7 @@ void lm_config_release(lm_config *c); /* zeroed allowed */
 lm_status lm_config_quant(const lm_config *c, const lm_weights *w, const char *path, uint32_t cols,
                           lm_quant_spec *out, lm_err *err) LM_CHECKED;
 
-/* ---- checked reading (reader.c) --------------------------------------------------------------------------
- */
+/* ---- checked reading (reader.c) -------------------------------------------------------------------------- */
 
 /* Members of a JSON object with ranges. The first failure stays: later reads give their default, `st` tells.
  */

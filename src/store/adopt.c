@@ -64,7 +64,7 @@ static lm_status check_digest(const char *file, const char *digest, lm_store_pro
     }
     if (st == LM_OK && !EVP_DigestFinal_ex(sha, raw, NULL)) st = lm_fail(err, LM_INTERNAL, "sha256 failed");
     if (st == LM_OK) {
-        for (int i = 0; i < 32; i++) snprintf(hex + 2 * i, 3, "%02x", raw[i]);
+        lm_blob_raw_hex(raw, hex);
         if (strcmp(hex, digest + 7))
             st = lm_fail(err, LM_CORRUPT,
                          "%s is damaged: its sha256 is %s; remove the model from Ollama and pull it again",

@@ -40,7 +40,7 @@ lm_status lm_digest_parse(lm_str text, char out[LM_DIGEST_SIZE], lm_err *err) {
     return LM_OK;
 }
 
-static void hex_of(const unsigned char raw[32], char out[65]) {
+void lm_blob_raw_hex(const unsigned char raw[32], char out[65]) {
     for (int i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", raw[i]);
 }
 
@@ -48,7 +48,7 @@ void lm_blob_hex(lm_str text, char out[65]) {
     unsigned char raw[EVP_MAX_MD_SIZE];
     int ok = EVP_Digest(text.ptr ? text.ptr : "", text.len, raw, NULL, EVP_sha256(), NULL);
     LM_ASSERT(ok == 1);
-    hex_of(raw, out);
+    lm_blob_raw_hex(raw, out);
 }
 
 char *lm_blob_path(const char *own, const char *digest) {
@@ -170,7 +170,7 @@ static lm_status finish(EVP_MD_CTX *sha, char digest[LM_DIGEST_SIZE], lm_err *er
     unsigned char raw[EVP_MAX_MD_SIZE];
     if (!EVP_DigestFinal_ex(sha, raw, NULL)) return lm_fail(err, LM_INTERNAL, "sha256 failed");
     memcpy(digest, "sha256:", 7);
-    hex_of(raw, digest + 7);
+    lm_blob_raw_hex(raw, digest + 7);
     return LM_OK;
 }
 

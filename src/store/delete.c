@@ -21,8 +21,7 @@
 
 #define MAX_TOMBS (4u << 20) /* bytes */
 
-/* ---- tombstones ------------------------------------------------------------------------------------------
- */
+/* ---- tombstones ------------------------------------------------------------------------------------------ */
 
 static void tomb_line(lm_buf *b, const lm_name *name, const char *dir) {
     char full[700];
@@ -83,8 +82,7 @@ static lm_status add_tomb(const char *own_dir, const lm_name *name, const char *
     return st;
 }
 
-/* ---- the own store ---------------------------------------------------------------------------------------
- */
+/* ---- the own store --------------------------------------------------------------------------------------- */
 
 static void remove_empty_parents(const char *own, const char *path) {
     char *parent = lm_strdup(path);

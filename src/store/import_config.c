@@ -15,8 +15,7 @@ static bool is(const lm_meta *r, const char *model_type) {
     return strcmp(r->f->model_type, model_type) == 0;
 }
 
-/* ---- rope ------------------------------------------------------------------------------------------------
- */
+/* ---- rope ------------------------------------------------------------------------------------------------ */
 
 static float float_at(const lm_gguf_tensor *t, uint64_t i) {
     float f;
@@ -139,8 +138,7 @@ static void read_rope(lm_meta *r, uint32_t dim, uint32_t context) {
     lm_meta_set(r, "rope_scaling", scaling ? scaling : json_null());
 }
 
-/* ---- families --------------------------------------------------------------------------------------------
- */
+/* ---- families -------------------------------------------------------------------------------------------- */
 
 static void layer_types(lm_meta *r, uint32_t layers, uint32_t pattern) {
     json_t *list = json_array();
@@ -320,8 +318,7 @@ static void read_shape(lm_meta *r, const lm_plan *p) {
     if (r->st == LM_OK) read_family(r, layers, width, heads, head_dim);
 }
 
-/* ---- files -----------------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------------------- */
 
 lm_status lm_import_json(const json_t *value, const char *dir, const char *name, lm_err *err) {
     char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(15));

@@ -212,8 +212,7 @@ int32_t lm_vocab_find(const lm_vocab *v, lm_str token); /* -1: none */
 /* A row of the embedding that no token uses: [PAD151665] and so on. The model's own files don't have them. */
 bool lm_vocab_is_filler(const lm_vocab *v, uint32_t id);
 
-/* ---- tokenizer (import_tokenizer.c, import_pretokens.c, import_spm.c, import_wordpiece.c, import_unigram.c)
- */
+/* ---- tokenizer (import_tokenizer.c, import_pretokens.c, import_spm.c, import_wordpiece.c, import_unigram.c) */
 
 lm_status lm_import_tokenizer(const lm_gguf *g, const char *dir, lm_err *err) LM_CHECKED;
 

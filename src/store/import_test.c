@@ -8,8 +8,7 @@
 #include "base/json.h"
 #include "store/import_make.h"
 
-/* ---- blocks ----------------------------------------------------------------------------------------------
- */
+/* ---- blocks ---------------------------------------------------------------------------------------------- */
 
 /* What a value may be off by: nothing where scales are taken over, 2^-11 of each part where f16 rounds a
  * product, half a step of the new grid where it is put onto another one. */
@@ -111,8 +110,7 @@ static void a_scale_that_is_no_number_is_refused(void **state) {
     assert_false(lm_blocks_convert(LM_GGML_MXFP4, block, 32, codes, scales, biases));
 }
 
-/* ---- whole files -----------------------------------------------------------------------------------------
- */
+/* ---- whole files ----------------------------------------------------------------------------------------- */
 
 /* A llama of one layer, two heads of 4, width 32: as small as Q8_0 rows allow. */
 static const char *const words[] = {"a", "b", "ab", "\xc4\xa0", "<|im_end|>"};

@@ -19,8 +19,7 @@ lm_status lm_tokenizer_read_adds(const lm_gguf *g, lm_vocab *v, lm_err *err) {
     return st == LM_OK ? lm_gguf_bool(g, "tokenizer.ggml.add_eos_token", &v->add_eos, err) : st;
 }
 
-/* ---- tokenizer.json --------------------------------------------------------------------------------------
- */
+/* ---- tokenizer.json -------------------------------------------------------------------------------------- */
 
 void lm_tokenizer_write_added(lm_buf *b, const lm_vocab *v) {
     bool first = true;
@@ -230,8 +229,7 @@ static lm_status write_spm(lm_buf *b, const lm_gguf *g, lm_vocab *v, lm_err *err
     return st;
 }
 
-/* ---- files -----------------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------------------- */
 
 static lm_status write_buf(const lm_buf *b, const char *dir, const char *name, lm_err *err) {
     lm_status st = lm_buf_status(b, name, err);

@@ -14,7 +14,7 @@
 #include <openssl/evp.h>
 
 #include "base/file.h"
-#include "store/private.h"
+#include "store/own.h"
 
 #define MAX_FILES 4096 /* in one model directory; more is not a model */
 
@@ -114,7 +114,7 @@ static bool digest_of(const files *f, char out[65]) {
     }
     ok = ok && EVP_DigestFinal_ex(sha, raw, &len) && len == 32;
     EVP_MD_CTX_free(sha);
-    for (unsigned i = 0; ok && i < len; i++) snprintf(out + 2 * i, 3, "%02x", raw[i]);
+    if (ok) lm_blob_raw_hex(raw, out);
     return ok;
 }
 

@@ -5,9 +5,9 @@
  * kinds run here:
  *
  *     safetensors   a layer for each tensor, and the makers' JSON files. Runs in place: a view of links to
- * the blobs lies in our own store, OWN/linked/HEX; weights/ knows Ollama's names of tensors. GGUF one layer
- * with the file, and what a Modelfile said. Has to be imported (adopt.c); until then it is listed with what
- * the config blob says of it, and nobody looks into the file.
+ *                   the blobs lies in our own store, OWN/linked/HEX; weights/ knows Ollama's names of tensors.
+ *     GGUF          one layer with the file, and what a Modelfile said. Has to be imported (adopt.c); until
+ *                   then it is listed with what the config blob says of it, and nobody looks into the file.
  *
  * A model is there when each of its blobs is, and is as long as the manifest says: one that Ollama is pulling
  * at this moment is passed over, as is everything else that is not whole.

@@ -1,8 +1,8 @@
 /* own.h - the own store's files: what docs/STORE.md describes, for the files of this room that write it.
  *
  *     OWN/.lock               held while manifests, tombstones or directories change, and while pruning
- *     OWN/.users              held shared by everybody who has something in the making; pruning wants it
- * alone OWN/blobs/sha256-HEX    content, never changed once it is there
+ *     OWN/.users              held shared by everybody who has something in the making; pruning wants it alone
+ *     OWN/blobs/sha256-HEX    content, never changed once it is there
  *     OWN/manifests/HOST/NAMESPACE/MODEL/TAG
  *     OWN/views/HEX           of the manifest with that sha256: the model directory, links into blobs
  *     OWN/linked/HEX          the same of a model in Ollama's store, with that digest: links into its blobs
@@ -65,6 +65,7 @@ lm_status lm_blob_take(const char *own, const char *path, lm_take take, const ch
 lm_status lm_blob_keep(const char *own, const char *path, const char *digest, bool *existing,
                        lm_err *err) LM_CHECKED;
 void lm_blob_hex(lm_str text, char out[65]); /* sha256 */
+void lm_blob_raw_hex(const unsigned char raw[32], char out[65]);
 
 /* ---- manifest.c */
 #define LM_TYPE_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"

@@ -12,8 +12,7 @@
 
 #define MAX_DEPTH 4
 
-/* ---- open ------------------------------------------------------------------------------------------------
- */
+/* ---- open ------------------------------------------------------------------------------------------------ */
 
 /* Takes dir over. */
 static void add_place(lm_store *s, char *dir, lm_place_kind kind) {
@@ -110,8 +109,7 @@ void lm_store_close(lm_store *s) {
     free(s);
 }
 
-/* ---- walk ------------------------------------------------------------------------------------------------
- */
+/* ---- walk ------------------------------------------------------------------------------------------------ */
 
 typedef struct walk {
     const lm_place *place;
@@ -261,8 +259,7 @@ void lm_gguf_walk(const lm_place *place, const lm_name *want, lm_place_visit *vi
     if (place->kind == LM_PLACE_STUDIO) lm_studio_walk(place, want, visit, ctx);
 }
 
-/* ---- find ------------------------------------------------------------------------------------------------
- */
+/* ---- find ------------------------------------------------------------------------------------------------ */
 
 typedef struct lookup {
     const lm_tombs *tombs;
@@ -379,8 +376,7 @@ lm_status lm_store_find_own(lm_store *s, const char *name, lm_entry *out, lm_err
     return l.found ? LM_OK : lm_fail(err, LM_NOT_FOUND, "model '%s' not found", name);
 }
 
-/* ---- list ------------------------------------------------------------------------------------------------
- */
+/* ---- list ------------------------------------------------------------------------------------------------ */
 
 typedef struct listing {
     const lm_tombs *tombs;

@@ -59,8 +59,7 @@ static const char *name_at(const writer *w, size_t i) {
     return json_string_value(json_object_get(function_at(w, i), "name"));
 }
 
-/* ---- schemas ----------------------------------------------------------------------------------------------
- */
+/* ---- schemas ---------------------------------------------------------------------------------------------- */
 
 static void write_schema(writer *w, json_t *schema) {
     json_object_set_new(schema, "x-guidance", json_pack("{s:s}", "whitespace_pattern", WHITE_SPACE));
@@ -78,8 +77,7 @@ static json_t *schema_of(const writer *w, size_t i) {
     return schema;
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------------------- */
 
 /* All keys that parser_tools.c reads: a model takes those that it has learnt. */
 static void write_json_rules(writer *w) {
@@ -107,8 +105,7 @@ static void write_json_rules(writer *w) {
     }
 }
 
-/* ---- tags -------------------------------------------------------------------------------------------------
- */
+/* ---- tags ------------------------------------------------------------------------------------------------- */
 
 /* The rule of one value, up to and with the tag that ends it. */
 static void write_value(writer *w, const char *rule, const json_t *root, const json_t *schema,
@@ -189,8 +186,7 @@ static void write_tag_rules(writer *w) {
     }
 }
 
-/* ---- forms ------------------------------------------------------------------------------------------------
- */
+/* ---- forms ------------------------------------------------------------------------------------------------ */
 
 static void begin_alternative(writer *w, const parser_form *f) {
     lm_buf_text(&w->out, w->any ? "\n    |" : "start:");
@@ -291,8 +287,7 @@ static void write_grammar(writer *w) {
     }
 }
 
-/* ---- opening ----------------------------------------------------------------------------------------------
- */
+/* ---- opening ---------------------------------------------------------------------------------------------- */
 
 /* Finds the tools whose schemas are refused, each tried alone. */
 static bool find_loose(writer *w, const lm_grammar_factory *f, bool *loose, lm_buf *names) {

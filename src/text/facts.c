@@ -12,8 +12,7 @@
 #define MAX_ADDED_BYTES     (32u << 20)
 #define MAX_ENDS            64
 
-/* ---- one member of a JSON text --------------------------------------------------------------------------
- */
+/* ---- one member of a JSON text -------------------------------------------------------------------------- */
 
 static void skip_space(lm_str *s) {
     while (s->len && strchr(" \t\r\n", s->ptr[0]) && s->ptr[0]) s->ptr++, s->len--;
@@ -91,8 +90,7 @@ static lm_status read_added(const char *dir, json_t **out, lm_err *err) {
     return st;
 }
 
-/* ---- facts ----------------------------------------------------------------------------------------------
- */
+/* ---- facts ---------------------------------------------------------------------------------------------- */
 
 typedef struct collector {
     lm_text_facts *facts;

@@ -18,8 +18,7 @@ typedef struct final {
 
 static const final none = {0};
 
-/* ---- errors ----------------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------------------- */
 
 /* "template: :LINE:COLUMN: executing NAME at <NODE>: TEXT" */
 void go_fail(go_exec *x, const char *format, ...) {
@@ -93,8 +92,7 @@ lm_str go_made(go_exec *x, lm_buf *b) {
     return kept;
 }
 
-/* ---- variables -------------------------------------------------------------------------------------------
- */
+/* ---- variables ------------------------------------------------------------------------------------------- */
 
 static void push(go_exec *x, lm_str name, go_value v) {
     if (x->n_vars == x->room_vars) {
@@ -121,8 +119,7 @@ static void assign(go_exec *x, lm_str name, go_value v) {
     if (var) *var = v;
 }
 
-/* ---- fields ----------------------------------------------------------------------------------------------
- */
+/* ---- fields ---------------------------------------------------------------------------------------------- */
 
 static go_value eval_pipe(go_exec *x, go_value dot, const go_node *pipe);
 static go_value eval_call(go_exec *x, go_value dot, const go_function *f, const go_node *node, lm_str name,
@@ -186,8 +183,7 @@ static go_value eval_fields(go_exec *x, go_value v, const go_names *names, uint3
     return eval_field(x, v, names->at[names->n - 1], args, last);
 }
 
-/* ---- operands --------------------------------------------------------------------------------------------
- */
+/* ---- operands -------------------------------------------------------------------------------------------- */
 
 static void not_a_function(go_exec *x, const go_nodes *args, final last) {
     if ((!args || args->n <= 1) && !last.given) return;
@@ -284,8 +280,7 @@ static go_value eval_pipe(go_exec *x, go_value dot, const go_node *pipe) {
     return x->failed ? GO_NOTHING : last.value;
 }
 
-/* ---- calls -----------------------------------------------------------------------------------------------
- */
+/* ---- calls ----------------------------------------------------------------------------------------------- */
 
 static const char *param_name(go_param p) {
     return p == GO_PARAM_VALUE ? "reflect.Value" : p == GO_PARAM_ANY ? "interface {}" : "string";
@@ -376,8 +371,7 @@ static go_value eval_call(go_exec *x, go_value dot, const go_function *f, const 
     return GO_NOTHING;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------
- */
+/* ---- statements ------------------------------------------------------------------------------------------ */
 
 static void walk(go_exec *x, go_value dot, const go_node *n);
 

@@ -11,8 +11,7 @@ static go_value text_of(go_exec *x, lm_buf *b) {
     return go_of_str(go_made(x, b));
 }
 
-/* ---- comparison ------------------------------------------------------------------------------------------
- */
+/* ---- comparison ------------------------------------------------------------------------------------------ */
 
 typedef enum basic { NOT_BASIC, A_BOOL, AN_INT, A_UINT, A_FLOAT, A_STRING } basic;
 
@@ -139,8 +138,7 @@ static go_value fn_not(go_exec *x, const go_value *args, size_t n) {
     return go_of_bool(!go_is_true(args[0]));
 }
 
-/* ---- parts -----------------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------------------- */
 
 static const char zero_value[] = "reflect: call of reflect.Value.Type on zero Value";
 
@@ -247,8 +245,7 @@ static go_value fn_call(go_exec *x, const go_value *args, size_t n) {
     return GO_NOTHING;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------------------------ */
 
 static go_value fn_print(go_exec *x, const go_value *args, size_t n) {
     lm_buf b;
@@ -339,8 +336,7 @@ static go_value fn_urlquery(go_exec *x, const go_value *args, size_t n) {
     return text_of(x, &b);
 }
 
-/* ---- Ollama's --------------------------------------------------------------------------------------------
- */
+/* ---- Ollama's -------------------------------------------------------------------------------------------- */
 
 static go_value fn_json(go_exec *x, const go_value *args, size_t n) {
     (void)n;
@@ -415,8 +411,7 @@ static go_value fn_to_map(go_exec *x, const go_value *args, size_t n) {
     return v;
 }
 
-/* ---- the table -------------------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------------------- */
 
 #define VALUE GO_PARAM_VALUE
 #define ANY   GO_PARAM_ANY

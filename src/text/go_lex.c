@@ -8,8 +8,7 @@
 
 #define END UINT32_MAX
 
-/* ---- characters -----------------------------------------------------------------------------------------
- */
+/* ---- characters ----------------------------------------------------------------------------------------- */
 
 uint32_t go_rune(lm_str s, size_t *n) {
     if (!s.len) return *n = 0, END;
@@ -99,8 +98,7 @@ void go_quote_rune(lm_buf *b, uint32_t r, bool ascii) {
     lm_buf_char(b, '\'');
 }
 
-/* ---- the text behind the position -----------------------------------------------------------------------
- */
+/* ---- the text behind the position ----------------------------------------------------------------------- */
 
 void go_lex_init(go_lexer *l, lm_str source) {
     *l = (go_lexer){.source = source, .line = 1, .start_line = 1};
@@ -195,8 +193,7 @@ static size_t behind_spaces(const go_lexer *l, size_t pos) {
     return pos;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------
- */
+/* ---- text ------------------------------------------------------------------------------------------------ */
 
 /* Behind a comment, at whose beginning the position is; false: it is not closed as it should be. */
 static bool skip_comment(go_lexer *l, go_item *error) {
@@ -244,8 +241,7 @@ static go_item lex_text(go_lexer *l) {
     }
 }
 
-/* ---- inside an action ------------------------------------------------------------------------------------
- */
+/* ---- inside an action ------------------------------------------------------------------------------------ */
 
 static go_item lex_right(go_lexer *l, bool trims) {
     if (trims) skip(l, l->pos + 2);

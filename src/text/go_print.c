@@ -20,8 +20,7 @@ typedef struct format {
     int width, precision;
 } format;
 
-/* ---- padding ---------------------------------------------------------------------------------------------
- */
+/* ---- padding --------------------------------------------------------------------------------------------- */
 
 static size_t runes_of(lm_str s) {
     size_t count = 0, n;
@@ -37,8 +36,7 @@ static void pad(lm_buf *b, const format *f, lm_str s) {
     if (!f->minus) lm_buf_str(b, s);
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------------------
- */
+/* ---- numbers --------------------------------------------------------------------------------------------- */
 
 /* sign and prefix stand before the zeros. */
 static void put_integer(lm_buf *b, const format *f, bool minus, uint64_t u, unsigned base, char verb) {
@@ -163,8 +161,7 @@ static void put_float(lm_buf *b, const format *f, double v, char verb) {
     lm_buf_release(&text);
 }
 
-/* ---- one value -------------------------------------------------------------------------------------------
- */
+/* ---- one value ------------------------------------------------------------------------------------------- */
 
 static void put(lm_buf *b, const format *f, go_value v, char verb, int depth);
 
@@ -375,8 +372,7 @@ void go_sprint(lm_buf *b, const go_value *args, size_t n, bool line) {
     if (line) lm_buf_char(b, '\n');
 }
 
-/* ---- printf ----------------------------------------------------------------------------------------------
- */
+/* ---- printf ---------------------------------------------------------------------------------------------- */
 
 typedef struct printing {
     lm_buf *b;
@@ -531,8 +527,7 @@ bool go_sprintf(lm_buf *b, lm_str s, const go_value *args, size_t n, char what[6
     return true;
 }
 
-/* ---- Ollama's own ----------------------------------------------------------------------------------------
- */
+/* ---- Ollama's own ---------------------------------------------------------------------------------------- */
 
 void go_write_types(lm_buf *b, go_value v) {
     size_t n = go_length(v);
@@ -575,8 +570,7 @@ void go_write_typescript(lm_buf *b, go_value v) {
     }
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------------------ */
 
 static void json_text(lm_buf *b, lm_str s) {
     size_t n;

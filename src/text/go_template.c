@@ -20,8 +20,7 @@ struct lm_go_template {
     char *think_tags[2];
 };
 
-/* ---- names -----------------------------------------------------------------------------------------------
- */
+/* ---- names ----------------------------------------------------------------------------------------------- */
 
 static void note(lm_go_template *t, const go_names *names) {
     for (uint32_t i = 0; i < names->n; i++) {
@@ -70,8 +69,7 @@ void lm_go_template_describe(const lm_go_template *t, lm_buf *out) {
     }
 }
 
-/* ---- up to the response ----------------------------------------------------------------------------------
- */
+/* ---- up to the response ---------------------------------------------------------------------------------- */
 
 static bool is_response(const go_node *n) {
     for (uint32_t i = 0; n->kind == NODE_FIELD && i < n->names.n; i++)
@@ -131,8 +129,7 @@ static void append_response(go_arena *a, go_node *root) {
     go_add_node(a, &root->kids, action);
 }
 
-/* ---- thinking --------------------------------------------------------------------------------------------
- */
+/* ---- thinking -------------------------------------------------------------------------------------------- */
 
 static bool has_field(const go_node *n, lm_str name) {
     if (!n) return false;
@@ -171,8 +168,7 @@ bool lm_go_template_think_tags(const lm_go_template *t, const char **open, const
     return *open && **open && *close && **close;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------------------ */
 
 lm_status lm_go_template_open(lm_go_template **out, lm_str source, lm_err *err) {
     lm_go_template *t = lm_alloc(sizeof *t);
@@ -223,8 +219,7 @@ lm_status lm_go_template_check(lm_str source, lm_err *err) {
     return st == LM_OK ? st : lm_fail_in(err, st, "template error");
 }
 
-/* ---- running ---------------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------------------- */
 
 #define MAX_VARIABLES 8
 

@@ -72,8 +72,7 @@ static void chats_are_rendered_as_by_ollama(void **state) {
     json_decref(all);
 }
 
-/* ---- bounds ----------------------------------------------------------------------------------------------
- */
+/* ---- bounds ---------------------------------------------------------------------------------------------- */
 
 static void expect_refusal(const char *source, size_t room, const char *words) {
     lm_go_template *t = NULL;
@@ -137,8 +136,7 @@ static void a_check_says_that_it_is_the_template(void **state) {
                 "template error: template: :2: unclosed action");
 }
 
-/* ---- models ----------------------------------------------------------------------------------------------
- */
+/* ---- models ---------------------------------------------------------------------------------------------- */
 
 static void put(const char *name, const char *text) {
     put_file(test_dir(), name, lm_str_of(text));

@@ -6,8 +6,7 @@
 
 #include "text/go_template.h"
 
-/* ---- types -----------------------------------------------------------------------------------------------
- */
+/* ---- types ----------------------------------------------------------------------------------------------- */
 
 const go_type go_type_bool = {GO_BOOL, .name = "bool"};
 const go_type go_type_int = {GO_INT, .name = "int"};
@@ -109,8 +108,7 @@ const char *go_type_name(go_value v) {
     return v.any ? "interface {}" : v.type ? v.type->name : "nil";
 }
 
-/* ---- values ----------------------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------------------- */
 
 go_value go_of_bool(bool b) {
     return (go_value){.type = &go_type_bool, .b = b};
@@ -215,8 +213,7 @@ const go_value *go_map_get(const go_map *m, lm_str key) {
     return NULL;
 }
 
-/* ---- from JSON -------------------------------------------------------------------------------------------
- */
+/* ---- from JSON ------------------------------------------------------------------------------------------- */
 
 /* Text is borrowed from the JSON, which the caller keeps. */
 static lm_str str_of(const json_t *v) {

@@ -137,8 +137,7 @@ static void odd_values_are_ignored(void **state) {
     lm_text_close(t);
 }
 
-/* ---- prompts ----------------------------------------------------------------------------------------------
- */
+/* ---- prompts ---------------------------------------------------------------------------------------------- */
 
 /* Shows the whole context, so that the translation of messages can be seen. */
 #define SHOW                                                                                                 \

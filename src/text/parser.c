@@ -22,8 +22,7 @@ static const parser_tag think_tags[] = {
     {"Here is my thought process:", "Here is my response:"}, /* Granite 3.2 */
 };
 
-/* ---- pieces -----------------------------------------------------------------------------------------------
- */
+/* ---- pieces ----------------------------------------------------------------------------------------------- */
 
 static bool is_blank(char c) {
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
@@ -80,8 +79,7 @@ static lm_str parser_body(const lm_parser *p) {
     return (lm_str){p->held.ptr + p->skip, p->held.len - p->skip};
 }
 
-/* ---- steps: false when more text is needed ----------------------------------------------------------------
- */
+/* ---- steps: false when more text is needed ---------------------------------------------------------------- */
 
 static bool step_start(lm_parser *p, bool last) {
     size_t blank = parser_blanks(p->held.ptr, p->held.len);
@@ -287,8 +285,7 @@ static void run(lm_parser *p, bool last) {
     }
 }
 
-/* ---- the public part --------------------------------------------------------------------------------------
- */
+/* ---- the public part -------------------------------------------------------------------------------------- */
 
 static bool knows(const lm_text *t, const char *tag) {
     return lm_text_template_says(t, tag) || lm_text_marker(t, tag) >= 0;

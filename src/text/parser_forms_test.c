@@ -176,8 +176,7 @@ static void what_a_template_writes_is_found_again(void **state) {
     }
 }
 
-/* ---- calls that a grammar writes --------------------------------------------------------------------------
- */
+/* ---- calls that a grammar writes -------------------------------------------------------------------------- */
 
 /* As TOOLS says: the type of each argument of f, and no other. */
 static void expect_arguments(const char *text) {

@@ -15,8 +15,7 @@
 #include "base/json.h"
 #include "text/parser.h"
 
-/* ---- where it ends ----------------------------------------------------------------------------------------
- */
+/* ---- where it ends ---------------------------------------------------------------------------------------- */
 
 /* Length of the JSON value that text begins with; 0: it goes on. */
 static size_t json_length(const char *text, size_t len) {
@@ -137,8 +136,7 @@ bool parser_json_begun(lm_str text) {
     return false;
 }
 
-/* ---- values -----------------------------------------------------------------------------------------------
- */
+/* ---- values ----------------------------------------------------------------------------------------------- */
 
 #define MAX_DIGITS 300 /* of a number that a double holds */
 
@@ -192,8 +190,7 @@ json_t *parser_json(lm_str text) {
     return v;
 }
 
-/* ---- tools ------------------------------------------------------------------------------------------------
- */
+/* ---- tools ------------------------------------------------------------------------------------------------ */
 
 const json_t *parser_tool(const lm_parser *p, lm_str name) {
     static const char *const prefixes[] = {"functions.", "default_api.", "tools."};
@@ -244,8 +241,7 @@ static bool give_list(lm_parser *p, const json_t *list) {
     return n > 0;
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------------------- */
 
 static const json_t *first_member(const json_t *object, const char *a, const char *b) {
     const json_t *v = json_object_get(object, a);
@@ -274,8 +270,7 @@ static bool read_json(const lm_parser *p, lm_str body, json_t *list) {
     return ok;
 }
 
-/* ---- a name, then JSON ------------------------------------------------------------------------------------
- */
+/* ---- a name, then JSON ------------------------------------------------------------------------------------ */
 
 /* What stands between the last separator and the arguments is the name, or else what stands before. */
 static bool read_named(const lm_parser *p, const parser_form *f, lm_str body, json_t *list) {
@@ -295,8 +290,7 @@ static bool read_named(const lm_parser *p, const parser_form *f, lm_str body, js
     return add_written(p, list, name, arguments);
 }
 
-/* ---- all together -----------------------------------------------------------------------------------------
- */
+/* ---- all together ----------------------------------------------------------------------------------------- */
 
 static bool read_body(const lm_parser *p, const parser_form *f, lm_str body, json_t *list) {
     uint32_t kinds = f ? f->body : BODY_JSON;

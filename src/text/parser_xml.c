@@ -8,8 +8,7 @@
 #include "base/json.h"
 #include "text/parser.h"
 
-/* ---- types ------------------------------------------------------------------------------------------------
- */
+/* ---- types ------------------------------------------------------------------------------------------------ */
 
 enum {
     T_STRING = 1,
@@ -79,8 +78,7 @@ uint32_t parser_types(const json_t *root, const json_t *schema) {
     return types_of(root, schema, 0);
 }
 
-/* ---- values -----------------------------------------------------------------------------------------------
- */
+/* ---- values ----------------------------------------------------------------------------------------------- */
 
 static json_t *python_word(lm_str text) {
     if (lm_str_eq(text, LM_STR("True"))) return json_true();
@@ -114,8 +112,7 @@ static lm_str without_line_ends(lm_str s) {
     return s;
 }
 
-/* ---- forms ------------------------------------------------------------------------------------------------
- */
+/* ---- forms ------------------------------------------------------------------------------------------------ */
 
 /* What stands within <function=NAME>. A value ends at its closing tag; a model that forgets it goes on with
  * the next parameter, or has ended. */

@@ -32,8 +32,7 @@ typedef struct translation {
     uint32_t n_ids; /* ids made so far */
 } translation;
 
-/* ---- messages ---------------------------------------------------------------------------------------------
- */
+/* ---- messages --------------------------------------------------------------------------------------------- */
 
 static const char *text_member(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
@@ -119,8 +118,7 @@ static lm_status translate_message(translation *t, json_t *message, lm_err *err)
     return LM_OK;
 }
 
-/* ---- the context ------------------------------------------------------------------------------------------
- */
+/* ---- the context ------------------------------------------------------------------------------------------ */
 
 static json_t *make_context(const lm_text *t, json_t *messages, json_t *tools, int thinking, lm_str level,
                             bool continues) {
@@ -243,8 +241,7 @@ lm_status lm_text_render_own(lm_str source, lm_str messages_json, lm_str prompt,
     return st;
 }
 
-/* ---- fill in the middle -----------------------------------------------------------------------------------
- */
+/* ---- fill in the middle ----------------------------------------------------------------------------------- */
 
 typedef struct infill {
     const char *before, *middle, *after; /* around prefix and suffix, in this order */

@@ -38,8 +38,7 @@ struct lm_stream {
     stop stops[];
 };
 
-/* ---- opening ----------------------------------------------------------------------------------------------
- */
+/* ---- opening ---------------------------------------------------------------------------------------------- */
 
 static void prepare_matcher(stop *s, uint32_t *fail) {
     s->fail = fail;
@@ -105,8 +104,7 @@ void lm_stream_close(lm_stream *s) {
     free(s);
 }
 
-/* ---- characters -------------------------------------------------------------------------------------------
- */
+/* ---- characters ------------------------------------------------------------------------------------------- */
 
 typedef enum shape { WHOLE, PARTIAL, BROKEN } shape;
 
@@ -136,8 +134,7 @@ static shape look(const uint8_t *p, size_t n, size_t *len) {
     return WHOLE;
 }
 
-/* ---- stop strings -----------------------------------------------------------------------------------------
- */
+/* ---- stop strings ----------------------------------------------------------------------------------------- */
 
 /* Steps every matcher by one byte. Returns the length of the longest stop string that ends here, 0 for none.
  */
@@ -185,8 +182,7 @@ static void show(lm_stream *s, lm_buf *out) {
     s->n_held = keep;
 }
 
-/* ---- the public part --------------------------------------------------------------------------------------
- */
+/* ---- the public part -------------------------------------------------------------------------------------- */
 
 #define REPLACEMENT "\xef\xbf\xbd"
 

@@ -138,8 +138,7 @@ static void bad_stop_strings_are_refused(void **state) {
     lm_tokenizer_close(t);
 }
 
-/* ---- characters -------------------------------------------------------------------------------------------
- */
+/* ---- characters ------------------------------------------------------------------------------------------- */
 
 static lm_tokenizer *open_golden(const char *name) {
     char path[512];

@@ -137,8 +137,7 @@ static void used_variables_are_known(void **state) {
     lm_template_close(t);
 }
 
-/* ---- templates that mean harm -----------------------------------------------------------------------------
- */
+/* ---- templates that mean harm ----------------------------------------------------------------------------- */
 
 static void endless_work_runs_out_of_fuel(void **state) {
     (void)state;

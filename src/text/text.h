@@ -12,8 +12,7 @@
 
 #include "base/base.h"
 
-/* ---- tokenizer (tokenizer.json of Hugging Face) -----------------------------------------------------------
- */
+/* ---- tokenizer (tokenizer.json of Hugging Face) ----------------------------------------------------------- */
 
 typedef struct lm_tokenizer lm_tokenizer;
 
@@ -44,8 +43,7 @@ bool lm_tokenizer_is_special(const lm_tokenizer *t, int32_t id);
 int32_t lm_tokenizer_id(const lm_tokenizer *t, lm_str token); /* -1: no such token */
 uint32_t lm_tokenizer_size(const lm_tokenizer *t);            /* largest id + 1 */
 
-/* ---- chat template (Jinja) --------------------------------------------------------------------------------
- */
+/* ---- chat template (Jinja) -------------------------------------------------------------------------------- */
 
 typedef struct lm_template lm_template;
 
@@ -59,8 +57,7 @@ lm_status lm_template_render(const lm_template *t, lm_str context, lm_buf *out, 
 /* True when the template reads this variable anywhere ("tools", "enable_thinking"). */
 bool lm_template_uses(const lm_template *t, const char *variable);
 
-/* ---- Go templates (Modelfile TEMPLATE) --------------------------------------------------------------------
- */
+/* ---- Go templates (Modelfile TEMPLATE) -------------------------------------------------------------------- */
 
 /* Go's text/template with Ollama's functions and variables. Immutable once open, free to share. */
 typedef struct lm_go_template lm_go_template;
@@ -83,8 +80,7 @@ lm_status lm_go_template_chat(const lm_go_template *t, lm_str messages_json, lm_
 lm_status lm_go_template_insert(const lm_go_template *t, lm_str prompt, lm_str suffix, int thinking, lm_str level,
                                 lm_buf *out, lm_err *err) LM_CHECKED;
 
-/* ---- what a model directory says about its text
- * ------------------------------------------------------------ */
+/* ---- what a model directory says about its text */
 
 /* How the makers of a model sample from it, from generation_config.json. NAN: they do not say. */
 typedef struct lm_text_sampling {
@@ -139,8 +135,7 @@ lm_status lm_text_render_own(lm_str source, lm_str messages_json, lm_str prompt,
 lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, lm_buf *out,
                                 lm_err *err) LM_CHECKED;
 
-/* ---- the way back
- * ------------------------------------------------------------------------------------------ */
+/* ---- the way back */
 
 /* Tokens in, displayable text out: holds back incomplete UTF-8 and whatever may be the beginning of a stop
  * string. */
@@ -180,8 +175,7 @@ bool lm_parser_in_thinking(const lm_parser *p);
  * body what has come behind that. Views valid until the next push. */
 bool lm_parser_in_call(const lm_parser *p, lm_str *opening, lm_str *body);
 
-/* ---- grammar
- * ----------------------------------------------------------------------------------------------- */
+/* ---- grammar */
 
 /* One per model, built at the first structured request (about a second for large vocabularies). */
 typedef struct lm_grammar_factory lm_grammar_factory;

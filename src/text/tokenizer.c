@@ -29,8 +29,7 @@ void lm_rust_to_buf(void *ctx, const uint8_t *bytes, size_t len) {
     lm_buf_add(ctx, bytes, len);
 }
 
-/* ---- token lists ------------------------------------------------------------------------------------------
- */
+/* ---- token lists ------------------------------------------------------------------------------------------ */
 
 void lm_tokens_release(lm_tokens *t) {
     free(t->ids);
@@ -52,8 +51,7 @@ lm_status lm_tokens_add(lm_tokens *t, const int32_t *ids, uint32_t n, lm_err *er
     return LM_OK;
 }
 
-/* ---- tokenizer --------------------------------------------------------------------------------------------
- */
+/* ---- tokenizer -------------------------------------------------------------------------------------------- */
 
 lm_status lm_tokenizer_open(lm_tokenizer **out, const char *dir, lm_err *err) {
     char text[400] = "";

@@ -87,8 +87,7 @@ uint32_t lm_ggml_block_bytes(lm_ggml_type t) {
     return known_type(t) ? ggml[t].bytes : 0;
 }
 
-/* ---- cursor ----------------------------------------------------------------------------------------------
- */
+/* ---- cursor ---------------------------------------------------------------------------------------------- */
 
 typedef struct cursor {
     const uint8_t *at, *end;
@@ -126,8 +125,7 @@ static lm_str take_str(cursor *c) {
     return p ? (lm_str){(const char *)p, n} : (lm_str){NULL, 0};
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------------------- */
 
 static lm_status truncated(const lm_gguf *g, const char *where, lm_err *err) {
     return lm_fail(err, LM_CORRUPT, "%s: truncated or damaged: the file ends inside %s", g->path, where);
@@ -382,8 +380,7 @@ void lm_gguf_drop(const lm_gguf *g) {
     for (uint32_t i = 0; i < g->n_more; i++) lm_map_drop(&g->more[i]->map);
 }
 
-/* ---- parts -----------------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------------------- */
 
 typedef struct split {
     uint32_t no, count, tensors; /* a whole file: 0 of 1 */
@@ -569,8 +566,7 @@ lm_status lm_gguf_open(lm_gguf **out, const char *path, lm_err *err) {
     return lm_gguf_open_parts(out, &path, 1, err);
 }
 
-/* ---- metadata --------------------------------------------------------------------------------------------
- */
+/* ---- metadata -------------------------------------------------------------------------------------------- */
 
 static const entry *find_entry(const lm_gguf *g, const char *key) {
     entry want = {.key = lm_str_of(key)};
@@ -722,8 +718,7 @@ lm_status lm_gguf_floats(const lm_gguf *g, const char *key, float **out, uint32_
     return LM_OK;
 }
 
-/* ---- tensors ---------------------------------------------------------------------------------------------
- */
+/* ---- tensors --------------------------------------------------------------------------------------------- */
 
 uint32_t lm_gguf_count(const lm_gguf *g) {
     return g->n_tensors;

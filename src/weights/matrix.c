@@ -133,8 +133,7 @@ lm_status lm_weights_matrix(const lm_weights *w, const char *name, lm_quant_spec
     return LM_OK;
 }
 
-/* ---- one row ---------------------------------------------------------------------------------------------
- */
+/* ---- one row --------------------------------------------------------------------------------------------- */
 
 static float number_at(const void *base, lm_dtype type, uint64_t i) {
     uint16_t h;

@@ -218,8 +218,7 @@ static void rounding_goes_to_the_nearest_and_ties_to_even(void **state) {
     assert_true(isnan(lm_bf16_to_f32(lm_f32_to_bf16(NAN))));
 }
 
-/* ---- matrices --------------------------------------------------------------------------------------------
- */
+/* ---- matrices -------------------------------------------------------------------------------------------- */
 
 static lm_weights *open_golden(void) {
     lm_err err = {0};

@@ -21,8 +21,7 @@ static bool strikes(atomic_int *counter) {
     return atomic_load(counter) > 0 && atomic_fetch_sub(counter, 1) == 1;
 }
 
-/* ---- keys and values: pages of tokens, shared by reference
- * --------------------------------------------------- */
+/* ---- keys and values: pages of tokens, shared by reference */
 
 typedef struct page {
     atomic_uint refs;
@@ -169,8 +168,7 @@ const lm_backend fake_backend = {
     .seq_reserve = fake_seq_reserve,
 };
 
-/* ---- the model
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the model */
 
 struct lm_model {
     lm_device dev;
@@ -421,8 +419,7 @@ lm_status lm_model_states(lm_model *m, const lm_slice *slices, uint32_t n_slices
     return run(m, slices, n_slices, tokens, out_rows, n_out, NULL, NULL, m->states, err);
 }
 
-/* ---- the same, ahead
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the same, ahead */
 
 bool lm_model_computes_ahead(const lm_model *m) {
     (void)m;
@@ -517,8 +514,7 @@ void lm_model_flight_free(lm_model *m, lm_flight *f) {
     f->used = false;
 }
 
-/* ---- text
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- text */
 
 struct lm_tokenizer {
     int unused;
@@ -631,8 +627,7 @@ lm_status lm_text_render_insert(const lm_text *t, lm_str prefix, lm_str suffix, 
     return LM_OK;
 }
 
-/* ---- the way back
- * --------------------------------------------------------------------------------------------- */
+/* ---- the way back */
 
 struct lm_stream {
     char **stops;
@@ -896,8 +891,7 @@ bool lm_matcher_accepts(lm_matcher *m) {
     return lm_matcher_done(m);
 }
 
-/* ---- gates and ears
- * ------------------------------------------------------------------------------------------- */
+/* ---- gates and ears */
 
 void gate_init(gate *g, bool open) {
     *g = (gate){.open = open};

@@ -57,8 +57,7 @@ static void wait_at_step(uint32_t n) {
     gate_pass(&at_step);
 }
 
-/* ---- loading and staying
- * --------------------------------------------------------------------------------------- */
+/* ---- loading and staying */
 
 static void a_model_is_loaded_by_the_first_request_and_stays(void **state) {
     (void)state;
@@ -273,8 +272,7 @@ static void unloading_waits_for_running_answers(void **state) {
     assert_all_gone();
 }
 
-/* ---- room
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- room */
 
 static void two_requests_for_two_models_are_both_served_where_one_fits(void **state) {
     (void)state;
@@ -390,8 +388,7 @@ static void a_failed_load_is_tried_afresh_by_the_next_request(void **state) {
     assert_all_gone();
 }
 
-/* ---- the queue
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the queue */
 
 static void a_full_queue_says_busy_in_ollamas_words(void **state) {
     (void)state;
@@ -427,8 +424,7 @@ static void a_full_queue_says_busy_in_ollamas_words(void **state) {
     assert_all_gone();
 }
 
-/* ---- closing
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- closing */
 
 static void *close_slowly(void *e) {
     lm_engine_close(e, -1);
@@ -490,8 +486,7 @@ static void closing_at_once_cancels_what_runs_and_what_waits(void **state) {
     assert_all_gone();
 }
 
-/* ---- everything at once
- * ----------------------------------------------------------------------------------------- */
+/* ---- everything at once */
 
 typedef struct storm {
     lm_engine *e;

@@ -583,8 +583,7 @@ static void sequences_that_need_more_pages_than_there_are_fail_one_by_one(void *
     assert_all_gone();
 }
 
-/* ---- cancelling
- * ------------------------------------------------------------------------------------------------ */
+/* ---- cancelling */
 
 static uint32_t cancel_step;
 static lm_job *cancel_job;
@@ -697,8 +696,7 @@ static void a_client_may_leave_the_queue(void **state) {
     assert_all_gone();
 }
 
-/* ---- ahead
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- ahead */
 
 /* When step n is handed over, the tokens of step n - 1 have not been waited for. */
 static void one_ahead(uint32_t n) {
@@ -734,8 +732,7 @@ static void an_end_that_nobody_foresaw_wastes_one_row(void **state) {
     assert_all_gone();
 }
 
-/* ---- faults
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- faults */
 
 /* Strikes at the n-th call for every n until a run passes untouched; the engine must serve on each time. At
  * most `most` answers may fail, 0: it strikes before there are any. */
