@@ -4,6 +4,7 @@
 
 #include "cpu/cpu.h"
 #include "mlx/backend.h"
+#include "golden_backend.h"
 
 #define EXACT 1e-4 /* f32 sums in another order: 1e-6 seen */
 #define FAST  5e-2 /* 8-bit activations where weights are quantised, f16 keys and values */
@@ -16,17 +17,6 @@ typedef struct encoder_case {
     const float *states;   /* (3, width): of the middle, of the last token, the mean */
     uint32_t width;
 } encoder_case;
-
-static const lm_backend *backend(void) {
-#ifdef LM_GOLDEN_MLX
-    const lm_backend *mlx = NULL;
-    lm_err err = {0};
-    expect_ok(lm_mlx_load(LM_MLX_CPU, &mlx, &err), err);
-    return mlx;
-#else
-    return &lm_cpu_backend;
-#endif
-}
 
 static lm_weights *known(void) {
     lm_weights *w = NULL;

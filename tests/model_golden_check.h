@@ -3,8 +3,7 @@
 #ifndef LM_TESTS_MODEL_GOLDEN_CHECK_H
 #define LM_TESTS_MODEL_GOLDEN_CHECK_H
 
-#include "cpu/cpu.h"
-#include "mlx/backend.h"
+#include "golden_backend.h"
 #include "model_golden.h"
 
 #define EXACT 1e-4 /* the reference kernels: f32 sums in another order, 6e-6 seen */
@@ -14,19 +13,6 @@
  * perplexity is what counts (tests/perplexity.py). */
 #define FAST     1e-1
 #define FAST_MOE 2e-1 /* a router may choose another expert when two are nearly equal */
-
-/* With LM_GOLDEN_MLX a program is its twin over MLX's CPU device: nothing but the exact arithmetic, so
- * "features" is nothing there. */
-static inline const lm_backend *backend(void) {
-#ifdef LM_GOLDEN_MLX
-    const lm_backend *mlx = NULL;
-    lm_err err = {0};
-    expect_ok(lm_mlx_load(LM_MLX_CPU, &mlx, &err), err);
-    return mlx;
-#else
-    return &lm_cpu_backend;
-#endif
-}
 
 /* The whole prompt in one step, then greedy tokens one by one. */
 static inline int check_numbers(const golden *g, lm_model *m, const char *what, bool exact) {

@@ -218,25 +218,14 @@ static void call_over(void *ctx, bool gone) {
     lm_call_unref(call);
 }
 
-/* As gin does: the path decides between 404 and 405, a slash too many is sent to the right place. */
-static void no_route(lm_call *call, lm_str path, lm_buf *allowed) {
-    if (allowed->len) {
-        lm_http_set_header(call->x, "Allow", allowed->ptr);
-        lm_reply_text(call, 405, "405 method not allowed");
-        return;
-    }
-    if (path.len > 1 && path.ptr[path.len - 1] == '/') {
-        lm_str want = {path.ptr, path.len - 1};
-        for (const lm_route *const *table = call->api->config.tables; *table; table++) {
-            for (const lm_route *r = *table; r->path; r++) {
-                if (!lm_str_eq(lm_str_of(r->path), want)) continue;
-                lm_http_set_header(call->x, "Location", r->path);
-                lm_reply_empty(call, lm_str_eq(lm_http_method(call->x), LM_STR("GET")) ? 301 : 307);
-                return;
-            }
-        }
-    }
-    lm_reply_text(call, 404, "404 page not found");
+/* Whether the path without the slash at its end is one of ours. */
+static bool fits_without_slash(const lm_api *api, lm_str path) {
+    if (path.len < 2 || path.ptr[path.len - 1] != '/') return false;
+    lm_str want = {path.ptr, path.len - 1};
+    for (const lm_route *const *table = api->config.tables; *table; table++)
+        for (const lm_route *r = *table; r->path; r++)
+            if (lm_str_eq(lm_str_of(r->path), want)) return true;
+    return false;
 }
 
 static bool route_fits(const lm_route *r, lm_str path) {
@@ -259,7 +248,7 @@ static void dispatch(lm_call *call) {
             lm_buf_printf(&allowed, "%s%s", allowed.len ? ", " : "", r->method);
         }
     }
-    no_route(call, path, &allowed);
+    lm_http_no_route(call->x, allowed.ptr, fits_without_slash(call->api, path));
 done:
     lm_buf_release(&allowed);
 }
@@ -279,7 +268,7 @@ void lm_api_handle(void *ctx, lm_http *x) {
     pthread_mutex_init(&call->lock, NULL);
     enter_list(call);
     lm_http_on_end(x, call_over, call);
-    if (lm_guard_pass(call)) dispatch(call);
+    if (lm_guard_pass(api->guard, x)) dispatch(call);
     lm_call_unref(call);
 }
 
@@ -288,7 +277,7 @@ void lm_api_handle(void *ctx, lm_http *x) {
 lm_status lm_api_open(lm_api **out, const lm_api_config *config, lm_err *err) {
     lm_api *api = lm_alloc(sizeof *api);
     api->config = *config;
-    lm_status st = lm_guard_open(api, err);
+    lm_status st = lm_guard_open(&api->guard, config->host, config->origins, err);
     if (st != LM_OK) {
         free(api);
         return st;
@@ -306,7 +295,7 @@ void lm_api_close(lm_api *api) {
     while (api->n_tasks) pthread_cond_wait(&api->idle, &api->lock);
     pthread_mutex_unlock(&api->lock);
     lm_facts_cache_close(api->facts);
-    lm_guard_close(api);
+    lm_guard_close(api->guard);
     pthread_cond_destroy(&api->idle);
     pthread_mutex_destroy(&api->lock);
     free(api);

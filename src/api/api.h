@@ -55,8 +55,8 @@ typedef struct lm_api_config {
     const char *version;           /* ours */
     const char *devices;           /* what there is to compute on, as a JSON array for /health; NULL: [] */
     const lm_route *const *tables; /* looked through in order, ended by NULL */
-    bool loopback;       /* bound to a loopback address: foreign Host headers are refused (DNS rebinding) */
-    const char *origins; /* OLLAMA_ORIGINS: comma-separated, added to the usual ones; NULL */
+    const char *host;    /* where the server listens, and */
+    const char *origins; /* OLLAMA_ORIGINS or NULL: who may ask, as http/guard.h has it */
     void (*log)(void *ctx, const lm_api_record *record); /* may be NULL; on the http thread: must not block */
     void *log_ctx;
 } lm_api_config;

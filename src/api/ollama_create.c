@@ -108,19 +108,27 @@ static lm_status from_gguf(create *c, lm_err *err) {
     json_t *digest;
     lm_status st = LM_OK;
     uint32_t n = 0;
+    bool foreign = false;
     lm_gguf_file *files = lm_alloc(json_object_size(c->r.files) * sizeof *files);
     char(*digests)[LM_DIGEST_SIZE] = lm_alloc(json_object_size(c->r.files) * sizeof *digests);
     json_object_foreach(c->r.files, name, digest) {
         if (st == LM_OK && json_object_size(c->r.files) > 1 && !ends(name, ".gguf"))
             st = lm_fail(err, LM_INVALID, "\"%.200s\" is no part of a GGUF model: leave it out", name);
         if (st == LM_OK) st = lm_digest_parse(lm_str_of(json_string_value(digest)), digests[n], err);
+        if (st == LM_OK && lm_store_has_blob(c->store, digests[n])) {
+            bool gguf = lm_store_blob_is_gguf(c->store, digests[n]);
+            /* one of another name was taken for a GGUF file, unseen */
+            if (!gguf && !ends(name, ".gguf")) st = lm_fail(err, LM_INVALID, "unknown type");
+            foreign = foreign || !gguf;
+        }
         files[n].digest = digests[n];
         n++;
     }
     if (st == LM_OK) {
         ollama_progress_status(&c->progress, "parsing GGUF");
         c->progress.reading = "converting model";
-        st = lm_draft_import(c->draft, files, n, ollama_progress_bytes, &c->progress, err);
+        st = foreign ? lm_fail(err, LM_INVALID, "supplied file was not in GGUF format")
+                     : lm_draft_import(c->draft, files, n, ollama_progress_bytes, &c->progress, err);
         if (st == LM_OK && c->r.quantizes) st = convert(c, err);
         if (st == LM_NOT_FOUND || st == LM_CORRUPT) st = LM_INVALID; /* the client's files */
     }
@@ -150,7 +158,6 @@ static lm_status from_files(create *c, lm_err *err) {
     const char *name;
     json_t *digest;
     bool safetensors = false;
-    if (!json_object_size(c->r.files)) return lm_fail(err, LM_INVALID, "no files provided to convert");
     json_object_foreach(c->r.files, name, digest) {
         if (ends(name, ".gguf")) return from_gguf(c, err);
         safetensors = safetensors || ends(name, ".safetensors");

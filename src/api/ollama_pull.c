@@ -5,7 +5,7 @@
 #include "api/progress.h"
 #include "hub/hub.h"
 
-bool ollama_remote_read(lm_call *call, const char *type, ollama_remote *out) {
+bool ollama_remote_read(lm_call *call, const char *type, const char *nameless, ollama_remote *out) {
     ollama_named n = {0};
     lm_name name;
     lm_err err = {0};
@@ -18,7 +18,7 @@ bool ollama_remote_read(lm_call *call, const char *type, ollama_remote *out) {
         st = f.st;
         err = f.err;
     }
-    if (st == LM_OK && !n.model[0]) st = lm_fail(&err, LM_INVALID, "model is required");
+    if (st == LM_OK && !n.model[0]) st = lm_fail(&err, LM_INVALID, "%s", nameless);
     if (st == LM_OK) st = lm_name_parse(lm_str_of(n.model), &name, &err);
     if (st == LM_OK) {
         r.model = n.model;
@@ -97,10 +97,11 @@ static void run_push(lm_call *call, void *arg) {
     end(r, st, err.text);
 }
 
-static void begin(lm_call *call, const char *type, void (*run)(lm_call *call, void *arg)) {
+static void begin(lm_call *call, const char *type, const char *nameless,
+                  void (*run)(lm_call *call, void *arg)) {
     ollama_remote *r = lm_alloc(sizeof *r);
     lm_err err = {0};
-    if (!ollama_remote_read(call, type, r)) {
+    if (!ollama_remote_read(call, type, nameless, r)) {
         free(r);
         return;
     }
@@ -112,9 +113,9 @@ static void begin(lm_call *call, const char *type, void (*run)(lm_call *call, vo
 }
 
 void ollama_pull(lm_call *call) {
-    begin(call, "PullRequest", run_pull);
+    begin(call, "PullRequest", "invalid model name", run_pull);
 }
 
 void ollama_push(lm_call *call) {
-    begin(call, "PushRequest", run_push);
+    begin(call, "PushRequest", "model is required", run_push);
 }

@@ -8,6 +8,7 @@
 #include "api/api.h"
 #include "api/facts.h"
 #include "base/json.h"
+#include "http/guard.h"
 
 #define MAX_ANSWER  (256u << 20) /* bytes of one answer that is sent as a whole */
 #define TYPE_JSON   "application/json; charset=utf-8"
@@ -18,8 +19,7 @@
 struct lm_api {
     lm_api_config config;
     lm_facts_cache *facts;
-    char **origins; /* patterns with at most one '*' */
-    uint32_t n_origins;
+    lm_guard *guard;
     atomic_bool refusing; /* the server is on its way out */
 
     pthread_mutex_t lock; /* guards the rest */
@@ -81,11 +81,5 @@ void lm_reply_json(lm_call *call, int status, const lm_buf *json); /* a failed b
 void lm_reply_empty(lm_call *call, int status);
 
 lm_api_handler lm_openapi;
-
-/* Host and Origin: true when the request may go on; false when it has been answered (403, or 204 to a
- * preflight). */
-bool lm_guard_pass(lm_call *call);
-lm_status lm_guard_open(lm_api *api, lm_err *err) LM_CHECKED;
-void lm_guard_close(lm_api *api);
 
 #endif

@@ -32,8 +32,8 @@ typedef struct ollama_remote {
     bool insecure;
     ollama_progress progress;
 } ollama_remote;
-/* False: the call has been answered. */
-bool ollama_remote_read(lm_call *call, const char *type, ollama_remote *out);
+/* nameless: what is said where no model is named. False: the call has been answered. */
+bool ollama_remote_read(lm_call *call, const char *type, const char *nameless, ollama_remote *out);
 void ollama_remote_release(ollama_remote *r);
 /* Fetches a model, and tells of it. */
 lm_status ollama_pull_model(ollama_progress *p, const char *name, bool insecure, lm_err *err) LM_CHECKED;

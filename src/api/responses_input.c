@@ -214,7 +214,7 @@ static void read_item(reader *g, const json_t *item) {
     else if (!kind[0])
         lm_fields_fail(g->f, LM_INVALID, "input[%zu]: input item missing required 'type' field", g->at);
     else if (!is(kind, "web_search_call")) /* its result is in the text that follows */
-        lm_fields_fail(g->f, LM_INVALID, "input[%zu]: unknown input item type: \"%.60s\"", g->at, kind);
+        lm_fields_fail(g->f, LM_INVALID, "input[%zu]: unknown input item type: %.60s", g->at, kind);
 }
 
 void responses_read_input(lm_fields *f, responses_request *r) {

@@ -76,8 +76,7 @@ static void repeat(json_t *echo, const json_t *body, const char *name, json_t *o
 
 static json_t *make_echo(const json_t *body) {
     static const char *const null_when_absent[] = {"instructions", "max_output_tokens", "max_tool_calls",
-                                                   "reasoning",    "prompt_cache_key",  "safety_identifier",
-                                                   "user"};
+                                                   "reasoning",    "prompt_cache_key",  "safety_identifier"};
     json_t *echo = json_pack("{s:n,s:b,s:b,s:s,s:i,s:i}", "previous_response_id", "store", 0, "background", 0,
                              "service_tier", "default", "presence_penalty", 0, "frequency_penalty", 0);
     for (size_t i = 0; i < sizeof null_when_absent / sizeof *null_when_absent; i++)
@@ -90,6 +89,8 @@ static json_t *make_echo(const json_t *body) {
     repeat(echo, body, "tool_choice", json_string("auto"));
     repeat(echo, body, "top_logprobs", json_integer(0));
     repeat(echo, body, "truncation", json_string("disabled"));
+    json_t *user = lm_field(body, "user"); /* the vendor's; Ollama's answers have none */
+    if (user) json_object_set(echo, "user", user);
     const json_t *text = lm_field(body, "text");
     json_t *format = json_is_object(text) ? lm_field(text, "format") : NULL;
     json_object_set_new(echo, "text",

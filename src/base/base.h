@@ -96,6 +96,8 @@ bool lm_str_eq_nocase(lm_str a, lm_str b); /* ASCII letters only */
 bool lm_str_starts(lm_str s, lm_str prefix);
 bool lm_str_ends(lm_str s, lm_str suffix);
 lm_str lm_str_trim(lm_str s); /* without ASCII white space at either end */
+/* A whole number in decimal digits and nothing else, least to most; *out is untouched otherwise. */
+bool lm_str_number(lm_str s, uint64_t least, uint64_t most, uint64_t *out);
 char *lm_str_dup(lm_str s);   /* NUL-terminated copy, the caller frees */
 
 /* Length of the longest prefix of s that is whole, valid UTF-8; *bad (NULL allowed) is true when the byte after it
@@ -123,6 +125,7 @@ void lm_buf_str(lm_buf *b, lm_str s);
 void lm_buf_text(lm_buf *b, const char *s);
 void lm_buf_char(lm_buf *b, char c);
 void lm_buf_printf(lm_buf *b, const char *format, ...) LM_PRINTF(2, 3);
+void lm_buf_base64(lm_buf *b, lm_str raw); /* with padding at the end; pieces of 3 n bytes may be added one by one */
 lm_str lm_buf_view(const lm_buf *b);                                    /* valid until the next write */
 char *lm_buf_take(lm_buf *b);                                           /* the caller frees; the buffer is empty */
 lm_status lm_buf_status(const lm_buf *b, const char *what, lm_err *err) /* LM_TOO_LARGE after an overflow */
@@ -143,6 +146,8 @@ typedef enum lm_level { LM_LOG_DEBUG, LM_LOG_INFO, LM_LOG_WARN, LM_LOG_ERROR } l
 void lm_log_level(lm_level least);
 /* fields is printf text of ready key=value pairs, may be NULL. Whole lines, one write(2) each, to stderr. */
 void lm_log(lm_level level, const char *msg, const char *fields, ...) LM_PRINTF(3, 4);
+/* The line itself, with its end, for logs that lie elsewhere; the level is not asked. */
+void lm_log_line(lm_buf *out, lm_level level, const char *msg, const char *fields, va_list args);
 /* Appends key="value" with quotes and escapes where they are needed. */
 void lm_log_field(lm_buf *b, const char *key, lm_str value);
 

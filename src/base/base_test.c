@@ -66,6 +66,31 @@ static void utf8_tells_incomplete_from_impossible(void **state) {
 
 /* ---- buffer */
 
+/* RFC 4648 section 10, and in pieces of whole groups. */
+static void base64_is_padded_at_the_end_alone(void **state) {
+    (void)state;
+    static const char *const pairs[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"},
+                                           {"\xff\xfe\xfb", "//77"}};
+    lm_buf b;
+    lm_buf_init(&b, 100);
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        lm_buf_clear(&b);
+        lm_buf_base64(&b, lm_str_of(pairs[i][0]));
+        assert_true(lm_str_eq(lm_buf_view(&b), lm_str_of(pairs[i][1])));
+    }
+    lm_buf_clear(&b);
+    lm_buf_base64(&b, LM_STR("foo"));
+    lm_buf_base64(&b, LM_STR("ba"));
+    assert_string_equal(b.ptr, "Zm9vYmE=");
+    lm_buf_release(&b);
+}
+
 static void a_buffer_never_passes_its_cap(void **state) {
     (void)state;
     lm_buf b;
@@ -279,6 +304,25 @@ static void json_values_keep_their_key_order(void **state) {
     lm_buf_release(&b);
 }
 
+static void a_real_stays_a_real_where_a_value_is_passed_on(void **state) {
+    (void)state;
+    lm_buf b;
+    lm_err err = {0};
+    json_t *v = NULL, *again = NULL;
+    expect_ok(lm_json_parse(LM_STR("[1.0,-0.0,1,2.5,1e300,1e5,{\"a\":[3.0]}]"), &v, &err), err);
+    lm_buf_init(&b, 1000);
+    lm_json_write_value(&b, v);
+    assert_string_equal(b.ptr, "[1,-0,1,2.5,1e+300,1e+05,{\"a\":[3]}]");
+    lm_buf_clear(&b);
+    lm_json_write_same(&b, v);
+    assert_string_equal(b.ptr, "[1.0,-0.0,1,2.5,1e+300,1e+05,{\"a\":[3.0]}]");
+    expect_ok(lm_json_parse(lm_buf_view(&b), &again, &err), err);
+    assert_true(json_equal(v, again));
+    json_decref(v);
+    json_decref(again);
+    lm_buf_release(&b);
+}
+
 /* ---- files */
 
 static void files_appear_whole_or_not_at_all(void **state) {
@@ -329,11 +373,41 @@ static void removing_never_follows_links(void **state) {
     free(link);
 }
 
+static void numbers_are_digits_within_their_limits(void **state) {
+    (void)state;
+    const struct {
+        const char *text;
+        uint64_t least, most;
+        bool ok;
+        uint64_t n;
+    } cases[] = {
+        {"0", 0, 9, true, 0},
+        {"007", 0, 7, true, 7},
+        {"8", 0, 7, false, 0},
+        {"3", 4, 7, false, 0},
+        {"18446744073709551615", 0, UINT64_MAX, true, UINT64_MAX},
+        {"18446744073709551616", 0, UINT64_MAX, false, 0},
+        {"99999999999999999999999", 0, UINT64_MAX, false, 0},
+        {"", 0, 9, false, 0},
+        {"-1", 0, 9, false, 0},
+        {"+1", 0, 9, false, 0},
+        {" 1", 0, 9, false, 0},
+        {"1x", 0, 9, false, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t n = 77;
+        assert_int_equal(lm_str_number(lm_str_of(cases[i].text), cases[i].least, cases[i].most, &n),
+                         cases[i].ok);
+        assert_true(n == (cases[i].ok ? cases[i].n : 77));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_text_is_cut_between_characters),
         cmocka_unit_test(context_goes_before_the_text),
         cmocka_unit_test(utf8_tells_incomplete_from_impossible),
+        cmocka_unit_test(base64_is_padded_at_the_end_alone),
         cmocka_unit_test(a_buffer_never_passes_its_cap),
         cmocka_unit_test(long_printf_text_arrives_whole),
         cmocka_unit_test(durations_read_as_in_go),
@@ -345,8 +419,10 @@ int main(void) {
         cmocka_unit_test(json_numbers_read_back_the_same),
         cmocka_unit_test(json_floats_are_short_and_read_back_the_same),
         cmocka_unit_test(json_values_keep_their_key_order),
+        cmocka_unit_test(a_real_stays_a_real_where_a_value_is_passed_on),
         cmocka_unit_test(files_appear_whole_or_not_at_all),
         cmocka_unit_test(removing_never_follows_links),
+        cmocka_unit_test(numbers_are_digits_within_their_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

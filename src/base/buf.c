@@ -47,6 +47,20 @@ lm_str lm_str_trim(lm_str s) {
     return s;
 }
 
+bool lm_str_number(lm_str s, uint64_t least, uint64_t most, uint64_t *out) {
+    uint64_t n = 0;
+    if (!s.len) return false;
+    for (size_t i = 0; i < s.len; i++) {
+        if (s.ptr[i] < '0' || s.ptr[i] > '9') return false;
+        uint64_t digit = (uint64_t)(s.ptr[i] - '0');
+        if (n > most / 10 || digit > most || n * 10 > most - digit) return false;
+        n = n * 10 + digit;
+    }
+    if (n < least) return false;
+    *out = n;
+    return true;
+}
+
 char *lm_str_dup(lm_str s) {
     char *copy = lm_alloc(s.len + 1);
     if (s.len) memcpy(copy, s.ptr, s.len);
@@ -109,6 +123,18 @@ void lm_buf_text(lm_buf *b, const char *s) {
 
 void lm_buf_char(lm_buf *b, char c) {
     lm_buf_add(b, &c, 1);
+}
+
+void lm_buf_base64(lm_buf *b, lm_str raw) {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *p = (const uint8_t *)raw.ptr;
+    for (size_t i = 0; i < raw.len; i += 3) {
+        size_t n = raw.len - i < 3 ? raw.len - i : 3;
+        uint32_t bits = (uint32_t)p[i] << 16 | (n > 1 ? (uint32_t)p[i + 1] << 8 : 0) | (n > 2 ? p[i + 2] : 0);
+        char four[4] = {letters[bits >> 18], letters[bits >> 12 & 63], n > 1 ? letters[bits >> 6 & 63] : '=',
+                        n > 2 ? letters[bits & 63] : '='};
+        lm_buf_add(b, four, sizeof four);
+    }
 }
 
 void lm_buf_printf(lm_buf *b, const char *format, ...) {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #ifdef __APPLE__
@@ -138,6 +139,18 @@ lm_status lm_file_write(const char *path, lm_str bytes, lm_err *err) {
 
 /* ---- directories */
 
+int lm_file_lock(const char *path, int how) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    while (fd >= 0 && flock(fd, how) != 0) {
+        int why = errno;
+        if (why == EINTR) continue;
+        close(fd);
+        errno = why;
+        fd = -1;
+    }
+    return fd;
+}
+
 lm_status lm_dir_make(const char *path, lm_err *err) {
     lm_status st = LM_OK;
     char *copy = lm_strdup(path);
@@ -213,4 +226,21 @@ bool lm_program_path(char out[PATH_MAX]) {
 char *lm_path_home(const char *below) {
     const char *home = getenv("HOME");
     return lm_path_join(home && home[0] ? home : ".", below);
+}
+
+/* variable/mlx-ollama/file when the variable is set to a whole path, as the XDG rules have it. */
+static char *path_of_ours(const char *variable, const char *else_below_home, const char *file) {
+    const char *base = getenv(variable);
+    char *dir = base && base[0] == '/' ? lm_path_join(base, "mlx-ollama") : lm_path_home(else_below_home);
+    char *path = lm_path_join(dir, file);
+    free(dir);
+    return path;
+}
+
+char *lm_path_config(const char *file) {
+    return path_of_ours("XDG_CONFIG_HOME", ".config/mlx-ollama", file);
+}
+
+char *lm_path_state(const char *file) {
+    return path_of_ours("XDG_STATE_HOME", ".mlx-ollama", file);
 }

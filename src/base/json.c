@@ -219,7 +219,7 @@ void lm_json_write_float(lm_buf *b, float v) {
     lm_buf_add(b, text, (size_t)len);
 }
 
-void lm_json_write_value(lm_buf *b, const json_t *value) {
+static void write_value(lm_buf *b, const json_t *value, void (*real)(lm_buf *b, double v)) {
     const char *key;
     json_t *v;
     size_t i;
@@ -232,7 +232,7 @@ void lm_json_write_value(lm_buf *b, const json_t *value) {
             first = false;
             lm_json_write_string(b, lm_str_of(key));
             lm_buf_char(b, ':');
-            lm_json_write_value(b, v);
+            write_value(b, v, real);
         }
         lm_buf_char(b, '}');
         break;
@@ -240,7 +240,7 @@ void lm_json_write_value(lm_buf *b, const json_t *value) {
         lm_buf_char(b, '[');
         json_array_foreach(value, i, v) {
             if (i) lm_buf_char(b, ',');
-            lm_json_write_value(b, v);
+            write_value(b, v, real);
         }
         lm_buf_char(b, ']');
         break;
@@ -248,9 +248,23 @@ void lm_json_write_value(lm_buf *b, const json_t *value) {
         lm_json_write_string(b, (lm_str){json_string_value(value), json_string_length(value)});
         break;
     case JSON_INTEGER: lm_buf_printf(b, "%" JSON_INTEGER_FORMAT, json_integer_value(value)); break;
-    case JSON_REAL: lm_json_write_double(b, json_real_value(value)); break;
+    case JSON_REAL: real(b, json_real_value(value)); break;
     case JSON_TRUE: lm_buf_text(b, "true"); break;
     case JSON_FALSE: lm_buf_text(b, "false"); break;
     case JSON_NULL: lm_buf_text(b, "null"); break;
     }
+}
+
+void lm_json_write_value(lm_buf *b, const json_t *value) {
+    write_value(b, value, lm_json_write_double);
+}
+
+static void write_real(lm_buf *b, double v) {
+    size_t from = b->len;
+    lm_json_write_double(b, v);
+    if (isfinite(v) && !b->failed && !strpbrk(b->ptr + from, ".e")) lm_buf_text(b, ".0");
+}
+
+void lm_json_write_same(lm_buf *b, const json_t *value) {
+    write_value(b, value, write_real);
 }

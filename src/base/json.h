@@ -27,6 +27,9 @@ lm_status lm_json_get_str(const json_t *object, const char *key, const char **ou
 void lm_json_write_string(lm_buf *b, lm_str s); /* with quotes; invalid UTF-8 becomes U+FFFD */
 void lm_json_write_double(lm_buf *b, double v); /* shortest form that reads back the same; NaN and infinities become null */
 void lm_json_write_float(lm_buf *b, float v); /* the same for a float: short, and quick where there are many */
-void lm_json_write_value(lm_buf *b, const json_t *value); /* compact, key order kept */
+/* Compact, key order kept; a number in its shortest form: 1.0 is 1. */
+void lm_json_write_value(lm_buf *b, const json_t *value);
+/* The same, but what was read as a real is read as one again: 1.0 stays 1.0. For what somebody else said and a third one reads. */
+void lm_json_write_same(lm_buf *b, const json_t *value);
 
 #endif

@@ -49,25 +49,29 @@ void lm_log_field(lm_buf *b, const char *key, lm_str value) {
     add_value(b, value);
 }
 
-void lm_log(lm_level level, const char *msg, const char *fields, ...) {
+void lm_log_line(lm_buf *out, lm_level level, const char *msg, const char *fields, va_list args) {
     static const char *const names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
-    if ((int)level < atomic_load(&least_level)) return;
     char time[40];
     lm_time_rfc3339(lm_wall_ns(), time);
-    lm_buf b;
-    lm_buf_init(&b, LINE_MAX_BYTES);
-    lm_buf_printf(&b, "time=%s level=%s", time, names[level]);
-    lm_log_field(&b, "msg", lm_str_of(msg));
+    lm_buf_printf(out, "time=%s level=%s", time, names[level]);
+    lm_log_field(out, "msg", lm_str_of(msg));
     if (fields) {
         char text[LINE_MAX_BYTES / 2];
-        va_list args;
-        va_start(args, fields);
         vsnprintf(text, sizeof text, fields, args);
-        va_end(args);
-        lm_buf_char(&b, ' ');
-        lm_buf_text(&b, text);
+        lm_buf_char(out, ' ');
+        lm_buf_text(out, text);
     }
-    lm_buf_char(&b, '\n');
+    lm_buf_char(out, '\n');
+}
+
+void lm_log(lm_level level, const char *msg, const char *fields, ...) {
+    if ((int)level < atomic_load(&least_level)) return;
+    lm_buf b;
+    lm_buf_init(&b, LINE_MAX_BYTES);
+    va_list args;
+    va_start(args, fields);
+    lm_log_line(&b, level, msg, fields, args);
+    va_end(args);
     /* One write, so that lines of several threads don't mix. A full or closed stderr is nobody's failure
      * here. */
     if (write(STDERR_FILENO, b.ptr, b.len) < 0) (void)0;

@@ -4,6 +4,7 @@
 #define LM_BRIDGE_H
 
 #include "base/base.h"
+#include "engine/engine.h"
 #include "model/model.h"
 #include "store/store.h"
 #include "tensor/tensor.h"
@@ -14,10 +15,6 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_ADDRESS = 3 };
 #ifndef LM_VERSION
 #define LM_VERSION "unversioned" /* CMakeLists.txt gives the project's */
 #endif
-
-#define OLLAMA_VERSION                                                                                       \
-    "0.33.0" /* clients compare what /api/version says with the features that they need                      \
-              */
 
 typedef struct bridge_config {
     enum { BRIDGE_SERVE, BRIDGE_IMPORT, BRIDGE_PULL, BRIDGE_PUSH, BRIDGE_EXPORT, BRIDGE_LIST, BRIDGE_DEVICES, BRIDGE_HELP, BRIDGE_VERSION } command;
@@ -34,12 +31,14 @@ typedef struct bridge_config {
     enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_GPU } device; /* of MLX */
     uint32_t device_index;                               /* which GPU, from 0 */
     lm_kv_type kv_type;
-    bool json;                /* output of BRIDGE_DEVICES, of pull, push and export */
+    bool json;                /* output of BRIDGE_DEVICES, BRIDGE_LIST, of pull, push and export */
     const char *cpu_features; /* NULL: the best */
     uint32_t n_threads;       /* 0: all cores */
     uint32_t n_parallel, max_queue, max_models, default_ctx;
     int64_t keep_alive_ns;
     int64_t drain_ns;
+    int listen_fd;                  /* above 0: a listening socket in place of host and port */
+    int64_t step_ns, load_ns;       /* limits of the watchdog: one step, one load */
     const char *origins;
     bool verbose;
     const char *distributed; /* the hostfile, NULL: alone */
@@ -59,8 +58,20 @@ lm_status bridge_choose_backend(const bridge_config *config, const lm_backend **
 /* The devices as a JSON array, `chosen` marked. MLX's are among them when it is what was chosen: asking it
  * loads it.
  */
-void bridge_devices_json(const lm_backend *chosen, lm_buf *out);
+void bridge_devices_json(const bridge_config *config, const lm_backend *chosen, lm_buf *out);
 
+/* ---- notify.c: what watches over this process (systemd, mlx-server-startup) hears how it is. A thread of its own, and
+ * only where NOTIFY_SOCKET asks for it; the variables are taken away from processes that are started later. */
+typedef struct bridge_notify bridge_notify;
+/* NULL: nobody wants to hear. Once, before there are other threads. */
+bridge_notify *bridge_notify_open(const bridge_config *c);
+void bridge_notify_ready(bridge_notify *n, lm_engine *engine); /* it serves; the engine is asked until stopping */
+void bridge_notify_stopping(bridge_notify *n);
+void bridge_notify_close(bridge_notify *n);
+void bridge_notify_request(void); /* one more has been answered; from any thread */
+
+/* serve.c: the engine that the options ask for, over that backend; alone. */
+lm_engine_config bridge_engine_config(const bridge_config *config, const lm_backend *backend);
 int bridge_list_devices(const bridge_config *config);
 int bridge_serve(const bridge_config *config);
 /* ---- cluster.c: one of several ranks */

@@ -23,7 +23,7 @@ void bridge_usage(void) {
         "an Ollama registry\n"
         "       mlx-ollama-bridge push NAME [--insecure] [--json]   send one there\n"
         "       mlx-ollama-bridge export NAME DIRECTORY [--json]   a model as a plain directory for mlx-lm\n"
-        "       mlx-ollama-bridge list                      the models on this disk\n"
+        "       mlx-ollama-bridge list [--json]             the models on this disk\n"
         "       mlx-ollama-bridge --list-devices [--json]   what there is to compute on, and what is chosen\n"
         "\n"
         "Serves Ollama's API over MLX-format models.\n"
@@ -58,9 +58,15 @@ void bridge_usage(void) {
         "                       some layers), or auto: tensor where the model allows it (auto)\n"
         "  --distributed-port N first port of the connections between the processes (32323)\n"
         "  --threads N          threads for arithmetic (all cores)\n"
+        "  --listen-fd N        listen on a socket that is open already, in place of --host and --port (LISTEN_FDS of "
+        "systemd,\n"
+        "                       too)\n"
+        "  --step-limit SECONDS, --load-limit SECONDS  what the watchdog of systemd or mlx-server-startup lets one "
+        "step of a\n"
+        "                       model, and loading one, take (120, 1800)\n"
         "  --drain SECONDS      how long running answers may go on after SIGTERM (30)\n"
         "  --insecure           pull from a registry, push to one over http as well\n"
-        "  --json               progress of pull, push and export as lines of JSON on standard output\n"
+        "  --json               progress of pull, push and export as lines of JSON on standard output; the list as JSON\n"
         "  --verbose            log more\n"
         "  --help, --version\n"
         "\n"
@@ -87,14 +93,6 @@ void bridge_usage(void) {
         "in use).");
 }
 
-static bool whole_number(const char *text, uint64_t max, uint64_t *out) {
-    if (!text[0] || strlen(text) > 18 || strspn(text, "0123456789") != strlen(text)) return false;
-    uint64_t v = strtoull(text, NULL, 10);
-    if (v > max) return false;
-    *out = v;
-    return true;
-}
-
 /* ---- environment */
 
 /* As Ollama reads variables: trimmed of blanks and quotes. */
@@ -111,11 +109,8 @@ static lm_str env(const char *name) {
 static lm_status env_u32(const char *name, uint32_t *out, lm_err *err) {
     lm_str v = env(name);
     if (!v.len) return LM_OK;
-    char *text = lm_str_dup(v);
     uint64_t n = 0;
-    bool ok = whole_number(text, UINT32_MAX, &n);
-    free(text);
-    if (!ok)
+    if (!lm_str_number(v, 0, UINT32_MAX, &n))
         return lm_fail(err, LM_INVALID, "%s is \"%.*s\": it must be a whole number", name, LM_STR_ARG(v));
     *out = (uint32_t)n;
     return LM_OK;
@@ -187,6 +182,9 @@ enum {
     CPU_FEATURES,
     THREADS,
     DRAIN,
+    LISTEN_FD,
+    STEP_LIMIT,
+    LOAD_LIMIT,
     VERBOSE,
     INSECURE,
     IMPORT_GGUF,
@@ -209,6 +207,9 @@ static const struct option options[] = {
     {"cpu-features", required_argument, NULL, CPU_FEATURES},
     {"threads", required_argument, NULL, THREADS},
     {"drain", required_argument, NULL, DRAIN},
+    {"listen-fd", required_argument, NULL, LISTEN_FD},
+    {"step-limit", required_argument, NULL, STEP_LIMIT},
+    {"load-limit", required_argument, NULL, LOAD_LIMIT},
     {"verbose", no_argument, NULL, VERBOSE},
     {"insecure", no_argument, NULL, INSECURE},
     {"import-gguf", required_argument, NULL, IMPORT_GGUF},
@@ -225,7 +226,7 @@ static const struct option options[] = {
 };
 
 static lm_status number(const char *option, const char *text, uint64_t max, uint64_t *out, lm_err *err) {
-    if (whole_number(text, max, out)) return LM_OK;
+    if (lm_str_number(lm_str_of(text), 0, max, out)) return LM_OK;
     return lm_fail(err, LM_INVALID, "%s %s: it must be a number from 0 to %llu", option, text,
                    (unsigned long long)max);
 }
@@ -301,6 +302,19 @@ static lm_status take_option(bridge_config *c, int option, const char *value, lm
         st = number("--drain", value, 86400, &n, err);
         c->drain_ns = (int64_t)n * SECOND_NS;
         break;
+    case LISTEN_FD:
+        st = number("--listen-fd", value, 65535, &n, err);
+        if (st == LM_OK && n < 3) return lm_fail(err, LM_INVALID, "--listen-fd: 0, 1 and 2 are taken");
+        c->listen_fd = (int)n;
+        break;
+    case STEP_LIMIT:
+        st = number("--step-limit", value, 86400, &n, err);
+        c->step_ns = (int64_t)n * SECOND_NS;
+        break;
+    case LOAD_LIMIT:
+        st = number("--load-limit", value, 86400, &n, err);
+        c->load_ns = (int64_t)n * SECOND_NS;
+        break;
     case IMPORT_GGUF: return import_gguf("--import-gguf", value, &c->import_gguf, err);
     case VERBOSE: c->verbose = true; break;
     case INSECURE: c->insecure = true; break;
@@ -353,7 +367,9 @@ lm_status bridge_config_read(int argc, char **argv, bridge_config *out, lm_err *
                        .n_parallel = 4,
                        .max_queue = 512,
                        .keep_alive_ns = 300 * SECOND_NS,
-                       .drain_ns = 30 * SECOND_NS};
+                       .drain_ns = 30 * SECOND_NS,
+                       .step_ns = 120 * SECOND_NS,
+                       .load_ns = 1800 * SECOND_NS};
     c.roots = lm_alloc((size_t)(argc + 1) * sizeof *c.roots);
     lm_status st = read_environment(&c, err);
     const char *import = getenv("MLX_BRIDGE_IMPORT");

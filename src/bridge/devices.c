@@ -55,12 +55,13 @@ static void add(device *list, uint32_t *n, const lm_backend *backend, const char
     if (!d->info.memory) d->info.memory = machine_memory();
 }
 
-/* Every device; MLX's only where `mlx`, since that loads it. */
-static uint32_t find_devices(device list[MAX_DEVICES], bool mlx) {
+/* Every device; MLX's only where `mlx`, since that loads it. features: the set of CPU kernels that is forced. */
+static uint32_t find_devices(device list[MAX_DEVICES], bool mlx, const char *features) {
     uint32_t n = 0;
     const lm_backend *backend = NULL;
     lm_err err = {0};
     add(list, &n, &lm_cpu_backend, "cpu");
+    if (features) snprintf(list[0].info.device, sizeof list[0].info.device, "%s", features);
     if (!mlx) return n;
     lm_status st = lm_mlx_load(LM_MLX_CPU, &backend, &err);
     if (st != LM_OK) {
@@ -92,9 +93,9 @@ static void write_list(lm_buf *out, const device *list, uint32_t n, const lm_bac
     lm_buf_text(out, "]");
 }
 
-void bridge_devices_json(const lm_backend *chosen, lm_buf *out) {
+void bridge_devices_json(const bridge_config *c, const lm_backend *chosen, lm_buf *out) {
     device list[MAX_DEVICES];
-    uint32_t n = find_devices(list, chosen != &lm_cpu_backend);
+    uint32_t n = find_devices(list, chosen != &lm_cpu_backend, c->cpu_features);
     lm_buf_init(out, MAX_DEVICES * 512);
     write_list(out, list, n, chosen);
 }
@@ -107,7 +108,7 @@ int bridge_list_devices(const bridge_config *c) {
         return EXIT_FAILED;
     }
     device list[MAX_DEVICES];
-    uint32_t n = find_devices(list, true);
+    uint32_t n = find_devices(list, true, c->cpu_features);
     if (c->json) {
         lm_buf b;
         lm_buf_init(&b, MAX_DEVICES * 512);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "store/store.h"
 
 static int fail(const char *text) {
@@ -116,18 +117,11 @@ static void human_size(uint64_t bytes, char out[16]) {
         snprintf(out, 16, "%.0f KB", (double)bytes / 1e3);
 }
 
-int bridge_list(const bridge_config *c) {
-    lm_store *store = NULL;
-    lm_entry *list = NULL;
-    uint32_t n = 0;
-    lm_err err = {0};
-    lm_status st = open_store(c, &store, &err);
-    if (st == LM_OK) st = lm_store_list(store, &list, &n, &err);
+static void print_table(const lm_entry *list, uint32_t n) {
     int width = 4;
     for (uint32_t i = 0; i < n; i++)
         if ((int)strlen(list[i].name) > width) width = (int)strlen(list[i].name);
-    if (st == LM_OK)
-        printf("%-*s    %-12s    %-8s    %-16s    %s\n", width, "NAME", "ID", "SIZE", "MODIFIED", "PLACE");
+    printf("%-*s    %-12s    %-8s    %-16s    %s\n", width, "NAME", "ID", "SIZE", "MODIFIED", "PLACE");
     for (uint32_t i = 0; i < n; i++) {
         char size[16], when[32];
         time_t seconds = (time_t)(list[i].modified_ns / 1000000000);
@@ -138,6 +132,69 @@ int bridge_list(const bridge_config *c) {
         printf("%-*s    %.12s    %-8s    %-16s    %s\n", width, list[i].name, list[i].digest, size, when,
                list[i].dir);
     }
+}
+
+static void write_field(lm_buf *b, const char *key, const char *value) {
+    lm_buf_printf(b, "\"%s\":", key);
+    lm_json_write_string(b, lm_str_of(value));
+    lm_buf_char(b, ',');
+}
+
+/* What a request that says no num_ctx makes the server take; nothing of a model that must be imported first, or that does not run here,
+ * nor where several ranks share it. */
+static void write_memory(const bridge_config *c, const lm_backend *backend, const lm_entry *model,
+                         lm_buf *b) {
+    lm_engine_need need;
+    if (!backend || model->gguf || c->distributed) return;
+    lm_engine_config engine = bridge_engine_config(c, backend);
+    if (lm_engine_need_of(&engine, model->dir, 0, &need, NULL) != LM_OK) return;
+    lm_buf_printf(
+        b, ",\"memory\":{\"weights\":%llu,\"kv\":%llu,\"scratch\":%llu,\"context\":%u,\"parallel\":%u}",
+        (unsigned long long)need.model.weights, (unsigned long long)need.model.kv,
+        (unsigned long long)need.model.scratch, need.n_ctx, need.n_parallel);
+}
+
+/* For programs: with the place of the own store, whether there is a model in it or not. */
+static void print_json(const bridge_config *c, const lm_entry *list, uint32_t n) {
+    char *own = c->models ? lm_strdup(c->models) : lm_path_home(".mlx-ollama/models");
+    const lm_backend *backend = NULL;
+    if (bridge_choose_backend(c, &backend, NULL) != LM_OK)
+        backend = NULL; /* the list does not depend on it */
+    lm_buf b;
+    lm_buf_init(&b, SIZE_MAX);
+    lm_buf_char(&b, '{');
+    write_field(&b, "store", own);
+    lm_buf_text(&b, "\"models\":[");
+    for (uint32_t i = 0; i < n; i++) {
+        char when[40];
+        lm_time_rfc3339(list[i].modified_ns, when);
+        lm_buf_text(&b, i ? ",{" : "{");
+        write_field(&b, "name", list[i].name);
+        write_field(&b, "digest", list[i].digest);
+        write_field(&b, "modified_at", when);
+        write_field(&b, "place", list[i].gguf ? list[i].file : list[i].dir);
+        lm_buf_printf(&b, "\"size\":%llu,\"needs_import\":%s", (unsigned long long)list[i].size,
+                      list[i].gguf ? "true" : "false");
+        write_memory(c, backend, &list[i], &b);
+        lm_buf_char(&b, '}');
+    }
+    lm_buf_text(&b, "]}\n");
+    fwrite(b.ptr, 1, b.len, stdout);
+    lm_buf_release(&b);
+    free(own);
+}
+
+int bridge_list(const bridge_config *c) {
+    lm_store *store = NULL;
+    lm_entry *list = NULL;
+    uint32_t n = 0;
+    lm_err err = {0};
+    lm_status st = open_store(c, &store, &err);
+    if (st == LM_OK) st = lm_store_list(store, &list, &n, &err);
+    if (st == LM_OK && c->json)
+        print_json(c, list, n);
+    else if (st == LM_OK)
+        print_table(list, n);
     free(list);
     if (store) lm_store_close(store);
     return st == LM_OK ? EXIT_OK : fail(err.text);

@@ -3,7 +3,6 @@
 #include "bridge/bridge.h"
 #include "bridge/cluster.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "cpu/cpu.h"
 #include "engine/engine.h"
 #include "http/http.h"
 #include "store/store.h"
@@ -20,6 +20,7 @@
 #define MAX_BODY        (128u << 20) /* bytes: a few photographs in base64 */
 #define MAX_CONNECTIONS 4096
 #define IDLE_SECONDS    120
+#define LAST_NS         INT64_C(300000000)  /* for requests on connections that were accepted already */
 #define FLUSH_NS        INT64_C(2000000000) /* for the last words of cancelled answers */
 
 typedef struct bridge {
@@ -28,7 +29,10 @@ typedef struct bridge {
     lm_api *api;
     lm_server *server;
     bridge_cluster *cluster; /* NULL: alone */
+    bridge_notify *notify;   /* NULL: nobody wants to hear */
     lm_buf devices;          /* JSON, for /health */
+    int listen_fd;           /* 0: none was given */
+    char host[256];          /* where it listens */
 } bridge;
 
 static const lm_route *const tables[] = {lm_ollama_routes, lm_openai_routes, lm_anthropic_routes,
@@ -38,6 +42,7 @@ static const lm_route *const tables[] = {lm_ollama_routes, lm_openai_routes, lm_
 
 static void log_request(void *ctx, const lm_api_record *r) {
     (void)ctx;
+    bridge_notify_request();
     lm_buf b;
     lm_buf_init(&b, 4096);
     lm_log_field(&b, "method", r->method);
@@ -69,10 +74,18 @@ static void raise_file_limit(void) {
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool is_loopback(const char *host) {
-    struct in_addr v4;
-    if (inet_pton(AF_INET, host, &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
-    return !strcmp(host, "::1") || lm_str_eq_nocase(lm_str_of(host), LM_STR("localhost"));
+/* The socket that was given, if there is one, and where it listens. */
+static lm_status take_socket(bridge *b, const bridge_config *c, lm_err *err) {
+    int fd = c->listen_fd;
+    if (!fd) {
+        lm_status st = lm_listen_given("bridge", &fd, err);
+        if (st == LM_NOT_FOUND) return LM_OK;
+        if (st != LM_OK) return st;
+    }
+    uint16_t port;
+    lm_status st = lm_listen_address(fd, b->host, &port, err);
+    if (st == LM_OK) b->listen_fd = fd;
+    return st;
 }
 
 /* What the backend can't do is said once, here, and is not asked of it. */
@@ -85,10 +98,24 @@ static lm_kv_type kv_type_for(const lm_backend *backend, lm_kv_type wanted) {
     return LM_KV_F16;
 }
 
+lm_engine_config bridge_engine_config(const bridge_config *c, const lm_backend *backend) {
+    return (lm_engine_config){.backend = backend,
+                              .cpu_features = backend == &lm_cpu_backend ? c->cpu_features : NULL,
+                              .n_threads = c->n_threads,
+                              .n_parallel = c->n_parallel,
+                              .max_queue = c->max_queue,
+                              .max_models = c->max_models,
+                              .default_ctx = c->default_ctx,
+                              .keep_alive_ns = c->keep_alive_ns,
+                              .kv_type = kv_type_for(backend, c->kv_type)};
+}
+
 static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
+    snprintf(b->host, sizeof b->host, "%s", c->host);
     lm_store_config store = {
         .own_dir = c->models, .roots = c->roots, .n_roots = c->n_roots, .gguf = c->import_gguf};
-    lm_status st = lm_store_open(&b->store, &store, err);
+    lm_status st = take_socket(b, c, err);
+    if (st == LM_OK) st = lm_store_open(&b->store, &store, err);
     if (st != LM_OK) return st;
     lm_store_prune(b->store); /* what a server that was killed has left */
 
@@ -96,28 +123,20 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
     if (b->cluster && (st = bridge_cluster_prepare(c, b->cluster, err)) != LM_OK) return st;
     if ((st = bridge_choose_backend(c, &backend, err)) != LM_OK) return st;
     if (b->cluster && (st = bridge_cluster_start(c, b->cluster, backend, err)) != LM_OK) return st;
-    lm_engine_config engine = {.backend = backend,
-                               .cpu_features = c->cpu_features,
-                               .n_threads = c->n_threads,
-                               .n_parallel = c->n_parallel,
-                               .max_queue = c->max_queue,
-                               .max_models = c->max_models,
-                               .default_ctx = c->default_ctx,
-                               .keep_alive_ns = c->keep_alive_ns,
-                               .kv_type = kv_type_for(backend, c->kv_type),
-                               .world = b->cluster ? &b->cluster->world : NULL};
+    lm_engine_config engine = bridge_engine_config(c, backend);
+    if (b->cluster) engine.world = &b->cluster->world;
     st = lm_engine_open(&b->engine, &engine, err);
     if (st != LM_OK) return st;
     if (b->cluster) bridge_cluster_serves(b->cluster, b->engine);
 
-    bridge_devices_json(backend, &b->devices);
+    bridge_devices_json(c, backend, &b->devices);
     lm_api_config api = {.engine = b->engine,
                          .store = b->store,
-                         .ollama_version = OLLAMA_VERSION,
+                         .ollama_version = LM_OLLAMA_VERSION,
                          .version = LM_VERSION,
                          .devices = b->devices.ptr,
                          .tables = tables,
-                         .loopback = is_loopback(c->host),
+                         .host = b->host,
                          .origins = c->origins,
                          .log = log_request};
     st = lm_api_open(&b->api, &api, err);
@@ -125,6 +144,7 @@ static lm_status open_all(bridge *b, const bridge_config *c, lm_err *err) {
 
     lm_server_config server = {.host = c->host,
                                .port = c->port,
+                               .listen_fd = b->listen_fd,
                                .max_body = MAX_BODY,
                                .max_connections = MAX_CONNECTIONS,
                                .idle_seconds = IDLE_SECONDS,
@@ -145,6 +165,7 @@ static void wait_for_answers(bridge *b, int64_t limit_ns) {
 /* Nothing may call down into what is closed: the server's workers first, then the engine's sinks, then what
  * they used. */
 static void close_all(bridge *b) {
+    bridge_notify_close(b->notify);
     lm_server_close(b->server);
     if (b->engine) lm_engine_close(b->engine, 0);
     lm_api_close(b->api);
@@ -154,6 +175,8 @@ static void close_all(bridge *b) {
 
 static void drain(bridge *b, int64_t drain_ns) {
     lm_server_quiesce(b->server);
+    /* Whoever listens on this socket after us answers those who come now, so nobody is turned away who came just before. */
+    if (b->listen_fd) usleep(LAST_NS / 1000);
     lm_api_refuse(b->api);
     wait_for_answers(b, drain_ns);
     if (!lm_server_open_exchanges(b->server)) return;
@@ -182,6 +205,7 @@ int bridge_serve(const bridge_config *c) {
 
     bridge_cluster cluster = {0};
     bridge b = {.cluster = c->distributed ? &cluster : NULL};
+    b.notify = bridge_notify_open(c);
     lm_err err = {0};
     lm_status st = open_all(&b, c, &err);
     if (st != LM_OK) {
@@ -191,8 +215,10 @@ int bridge_serve(const bridge_config *c) {
         close_all(&b);
         return address ? EXIT_ADDRESS : EXIT_FAILED;
     }
-    lm_log(LM_LOG_INFO, "listening", "address=%s port=%u version=%s parallel=%u", c->host,
+    lm_log(LM_LOG_INFO, "listening", "address=%s port=%u version=%s parallel=%u", b.host,
            lm_server_port(b.server), LM_VERSION, c->n_parallel);
+
+    bridge_notify_ready(b.notify, b.engine);
 
     int got = 0;
     while (sigwait(&signals, &got) != 0) continue;
@@ -201,6 +227,7 @@ int bridge_serve(const bridge_config *c) {
     signal(SIGINT, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
     lm_log(LM_LOG_INFO, "stopping", "running=%u", lm_server_open_exchanges(b.server));
+    bridge_notify_stopping(b.notify);
     drain(&b, c->drain_ns);
     if (b.cluster) end_cluster(&b, bridge_cluster_lost(b.cluster) ? EXIT_FAILED : EXIT_OK);
     close_all(&b);

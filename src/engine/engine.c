@@ -17,16 +17,12 @@ lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err
     if (!config->backend) return lm_fail(err, LM_INVALID, "the engine needs a backend");
     lm_engine *e = lm_alloc(sizeof(*e));
     atomic_init(&e->refs, 1);
-    e->config = *config;
-    if (!e->config.n_parallel) e->config.n_parallel = 1;
-    if (!e->config.max_queue) e->config.max_queue = 512;
-    if (!e->config.default_ctx) e->config.default_ctx = 4096;
+    e->config = lm_engine_settle(config);
     lm_backend_info device;
     config->backend->info(&device);
     if (!e->config.memory_budget) e->config.memory_budget = device.memory;
     if (!e->config.memory_budget) e->config.memory_budget = machine_memory() / 4 * 3;
     if (!e->config.memory_budget) e->config.memory_budget = UINT64_MAX;
-    if (config->world) e->config.max_models = 1;
     e->cpu_features = config->cpu_features ? lm_strdup(config->cpu_features) : NULL;
     e->config.cpu_features = e->cpu_features;
     e->clock = lm_now_ns;
@@ -182,6 +178,25 @@ void lm_engine_lose(lm_engine *e, uint32_t rank, const char *text) {
     pthread_mutex_unlock(&e->lock);
 }
 
+static void longest(uint64_t *most, uint64_t since_ns, uint64_t now_ns) {
+    if (since_ns && now_ns - since_ns > *most) *most = now_ns - since_ns;
+}
+
+void lm_engine_get_pulse(lm_engine *e, lm_engine_pulse *out) {
+    pthread_mutex_lock(&e->lock);
+    *out = (lm_engine_pulse){.n_steps = e->n_steps};
+    uint64_t now = lm_now_ns();
+    for (const lm_runner *r = e->runners; r; r = r->next) {
+        if (r->state == LM_RUNNER_LOADING) {
+            longest(&out->load_ns, r->load_since_ns, now);
+            continue;
+        }
+        longest(&out->turn_ns, r->step_since_ns, now);
+        longest(&out->turn_ns, r->front_since_ns, now);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
@@ -189,6 +204,8 @@ void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out) {
     out->memory_budget = e->config.memory_budget;
     out->kv_type = e->config.kv_type;
     e->config.backend->info(&out->device);
+    if (e->config.cpu_features)
+        snprintf(out->device.device, sizeof out->device.device, "%s", e->config.cpu_features);
     if (e->config.world) {
         out->world_size = e->config.world->size;
         out->split = e->config.world->split;

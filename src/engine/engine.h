@@ -36,6 +36,18 @@ typedef struct lm_engine_config {
 } lm_engine_config;
 
 lm_status lm_engine_open(lm_engine **out, const lm_engine_config *config, lm_err *err) LM_CHECKED;
+
+/* What an engine that is opened so would need for the model of dir, for a request with that num_ctx (0: one that says
+ * nothing). Nothing is loaded, and there need be no engine. As lm_model_inspect fails. */
+typedef struct lm_engine_need {
+    lm_model_need model;
+    uint32_t n_ctx;       /* tokens of one sequence */
+    uint32_t n_ctx_train; /* lm_model_info's */
+    uint32_t n_parallel;  /* sequences */
+} lm_engine_need;
+lm_status lm_engine_need_of(const lm_engine_config *config, const char *dir, uint32_t num_ctx, lm_engine_need *out, lm_err *err)
+    LM_CHECKED;
+
 /* Stops accepting, lets running jobs finish for at most drain_ns, cancels the rest, unloads. */
 void lm_engine_close(lm_engine *e, int64_t drain_ns);
 
@@ -208,5 +220,13 @@ typedef struct lm_engine_stats {
     char lost_text[512];
 } lm_engine_stats;
 void lm_engine_get_stats(lm_engine *e, lm_engine_stats *out);
+
+/* Whether work gets on, for a watchdog: what does not end within a generous limit hangs. */
+typedef struct lm_engine_pulse {
+    uint64_t n_steps; /* that have been finished, of all models */
+    uint64_t turn_ns; /* the longest that a model's thread has been at one step, or at making one request ready; 0: none is */
+    uint64_t load_ns; /* the longest that a model has been loading; 0: none is */
+} lm_engine_pulse;
+void lm_engine_get_pulse(lm_engine *e, lm_engine_pulse *out);
 
 #endif

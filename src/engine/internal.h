@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/cond.h"
 #include "engine/engine.h"
 #include "engine/sampler.h"
 #include "model/model.h"
@@ -77,6 +78,7 @@ struct lm_engine {
     uint32_t lost_rank;
     char lost_text[sizeof((lm_err *)0)->text];
     lm_engine_stats stats; /* counters only; the levels are counted when asked */
+    uint64_t n_steps;
 };
 
 typedef enum lm_runner_state {
@@ -112,6 +114,7 @@ struct lm_runner {
     uint64_t device_bytes;
     int64_t keep_alive_ns;
     uint64_t used_ns; /* last time a job came or went */
+    uint64_t load_since_ns, step_since_ns, front_since_ns; /* what each is at began then; 0: it waits for work */
     pthread_t front, step;
 
     /* the front thread's; `text` is read by the step thread too, while there are jobs */
@@ -142,9 +145,6 @@ void lm_job_fail(lm_job *j, lm_status st, const char *text);
 void lm_engine_unref(lm_engine *e);
 /* Under the lock: wakes the dispatcher. */
 void lm_engine_poke(lm_engine *e);
-/* Waits for a signal at most wait_ns (negative: for ever). */
-void lm_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t wait_ns);
-void lm_cond_init(pthread_cond_t *cond);
 
 /* For tests: another clock for keep_alive, NULL for the real one; and a look at it now. */
 void lm_engine_set_clock(lm_engine *e, uint64_t (*clock)(void));
@@ -162,7 +162,14 @@ lm_status lm_runner_start(lm_engine *e, const lm_job *j, uint32_t n_ctx, lm_runn
 void lm_runner_give(lm_runner *r, lm_job *j);
 /* Without the lock, after both threads have said that they are gone. */
 void lm_runner_free(lm_runner *r);
-uint32_t lm_engine_max_batch(const lm_engine *e);
+
+/* ---- need.c */
+
+/* With Ollama's numbers where the configuration says 0. */
+lm_engine_config lm_engine_settle(const lm_engine_config *config);
+uint32_t lm_engine_max_batch(const lm_engine_config *config);
+/* Tokens of one sequence, of a model that was trained on ctx_train of them (0: not known). */
+uint32_t lm_engine_ctx(const lm_engine_config *config, uint32_t num_ctx, uint32_t ctx_train);
 
 /* ---- prepare.c */
 

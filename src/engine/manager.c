@@ -119,35 +119,20 @@ static lm_runner *find_runner(lm_engine *e, const lm_job *j) {
 }
 
 static uint32_t wanted_ctx(const lm_engine *e, const lm_job *j, uint32_t ctx_train) {
-    uint32_t n = j->request->options.num_ctx ? j->request->options.num_ctx : e->config.default_ctx;
-    if (ctx_train && n > ctx_train) n = ctx_train;
-    return n < 4 ? 4 : n;
+    return lm_engine_ctx(&e->config, j->request->options.num_ctx, ctx_train);
 }
 
 /* Reads what a load would take. The lock is given up meanwhile; the job stays in its queue, which only this
  * thread takes jobs from. */
 static lm_status size_job(lm_engine *e, lm_job *j, lm_err *err) {
     pthread_mutex_unlock(&e->lock);
-    lm_model_info info = {0};
-    uint64_t bytes = 0;
-    lm_status st = lm_model_inspect(j->dir, &info, err);
-    if (st == LM_OK) {
-        lm_model_config config = {
-            .n_threads = e->config.n_threads,
-            .features = e->cpu_features,
-            .n_ctx = wanted_ctx(e, j, info.n_ctx_train),
-            .n_parallel = e->config.n_parallel,
-            .max_batch = lm_engine_max_batch(e),
-            .kv_type = e->config.kv_type,
-            .world = e->config.world,
-        };
-        st = lm_model_estimate(e->config.backend, j->dir, &config, &bytes, err);
-    }
+    lm_engine_need need = {0};
+    lm_status st = lm_engine_need_of(&e->config, j->dir, j->request->options.num_ctx, &need, err);
     pthread_mutex_lock(&e->lock);
     if (st != LM_OK) return st;
     j->sized = true;
-    j->ctx_train = info.n_ctx_train;
-    j->bytes = bytes;
+    j->ctx_train = need.n_ctx_train;
+    j->bytes = need.model.weights + need.model.kv + need.model.scratch;
     return LM_OK;
 }
 

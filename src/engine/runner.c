@@ -9,15 +9,7 @@
 
 #include "engine/sequence.h"
 
-#define MAX_BATCH    512          /* where the backend has no opinion */
 #define PROMPT_BYTES (256u << 20) /* of a rendered prompt, at most */
-
-uint32_t lm_engine_max_batch(const lm_engine *e) {
-    lm_backend_info device;
-    e->config.backend->info(&device);
-    uint32_t most = device.max_batch ? device.max_batch : MAX_BATCH;
-    return e->config.n_parallel > most ? e->config.n_parallel : most;
-}
 
 void lm_runner_give(lm_runner *r, lm_job *j) {
     int64_t keep = j->request->keep_alive_ns;
@@ -115,9 +107,11 @@ static void *front_main(void *arg) {
             pthread_cond_wait(&r->front_cond, &e->lock);
             continue;
         }
+        r->front_since_ns = lm_now_ns();
         pthread_mutex_unlock(&e->lock);
         serve(r, j);
         pthread_mutex_lock(&e->lock);
+        r->front_since_ns = 0;
     }
     pthread_mutex_unlock(&e->lock);
 
@@ -143,6 +137,7 @@ lm_status lm_runner_start(lm_engine *e, const lm_job *j, uint32_t n_ctx, lm_runn
     r->bytes = j->bytes;
     r->keep_alive_ns = e->config.keep_alive_ns;
     r->used_ns = e->clock();
+    r->load_since_ns = lm_now_ns();
     lm_cond_init(&r->front_cond);
     lm_cond_init(&r->step_cond);
     if (pthread_create(&r->front, NULL, front_main, r) != 0) {

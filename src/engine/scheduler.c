@@ -49,7 +49,7 @@ static void close_core(lm_core *c) {
 static void init_core(lm_core *c, lm_runner *r) {
     *c = (lm_core){.r = r, .e = r->engine};
     c->n_places = c->e->config.n_parallel;
-    c->max_batch = lm_engine_max_batch(c->e);
+    c->max_batch = lm_engine_max_batch(&c->e->config);
     c->now = &c->batches[0];
     c->next = &c->batches[1];
     c->running = lm_alloc(c->n_places * sizeof(*c->running));
@@ -91,6 +91,7 @@ void *lm_step_main(void *arg) {
     for (;;) {
         while (!c.n_running && !r->ready.n && !r->quit) pthread_cond_wait(&r->step_cond, &e->lock);
         if (r->quit) break;
+        r->step_since_ns = lm_now_ns();
         lm_sequence *fresh[64];
         uint32_t n_fresh = 0;
         while (n_fresh < 64 && c.n_running + n_fresh < c.n_places && r->ready.n) {
@@ -104,6 +105,8 @@ void *lm_step_main(void *arg) {
         if (c.n_running) lm_core_step(&c);
         if (!c.n_running) lm_core_rest(&c);
         pthread_mutex_lock(&e->lock);
+        r->step_since_ns = 0;
+        e->n_steps++;
     }
     pthread_mutex_unlock(&e->lock);
 

@@ -31,8 +31,30 @@ static void an_address_is_read_in_all_of_ollamas_forms(void **state) {
     expect_host("", "127.0.0.1", 11434);
 }
 
+static void expect_url(const char *text, uint16_t port, const char *want) {
+    char got[512];
+    lm_err err = {0};
+    expect_ok(lm_address_url(text, 11434, port, got, &err), err);
+    assert_string_equal(got, want);
+}
+
+static void an_address_becomes_what_a_client_asks(void **state) {
+    (void)state;
+    lm_err err = {0};
+    char got[512];
+    expect_url(NULL, 0, "http://127.0.0.1:11434");
+    expect_url(" \"gpu-box:80\" ", 0, "http://gpu-box:80");
+    expect_url("0.0.0.0", 0, "http://127.0.0.1:11434");
+    expect_url("[::]:99", 0, "http://[::1]:99");
+    expect_url("https://example.com/ollama//", 0, "https://example.com:443/ollama");
+    expect_url("example.com:7", 12, "http://example.com:12");
+    expect_fail(lm_address_url("ftp://x", 1, 0, got, &err), LM_INVALID, err, "http:// or https://");
+    expect_fail(lm_address_url("a b", 1, 0, got, &err), LM_INVALID, err, "no address");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_address_becomes_what_a_client_asks),
         cmocka_unit_test(an_address_is_read_in_all_of_ollamas_forms),
     };
     return cmocka_run_group_tests_name("http.address", tests, NULL, NULL);

@@ -1,18 +1,16 @@
 /* client.c - each request is one easy handle in a multi handle of the client's: that one keeps the
  * connections, and can be woken from other threads. */
-#include "http/client.h"
+#include "http/easy.h"
 
-#include <curl/curl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_MAX_BODY   (UINT64_C(16) << 20)
-#define DEFAULT_CONNECT_MS 5000
-#define MAX_HEADERS        (256u << 10) /* bytes of an answer's head */
-#define WAIT_MS            100
+#include "base/json.h"
+
+#define DEFAULT_MAX_BODY (UINT64_C(16) << 20)
+#define WAIT_MS          100
 
 struct lm_client {
     CURLM *multi;
@@ -30,18 +28,12 @@ typedef struct transfer {
     bool unread;    /* it could not be read */
     bool left;      /* on_body said so */
     bool too_large; /* body or head */
+    bool has_head;
 } transfer;
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static CURLcode library; /* of curl_global_init */
-
-static void start_library(void) {
-    library = curl_global_init(CURL_GLOBAL_DEFAULT);
-}
-
 lm_status lm_client_open(lm_client **out, lm_err *err) {
-    pthread_once(&once, start_library);
-    if (library != CURLE_OK) return lm_fail(err, LM_INTERNAL, "libcurl: %s", curl_easy_strerror(library));
+    lm_status st = lm_easy_library(err);
+    if (st != LM_OK) return st;
     lm_client *c = lm_alloc(sizeof *c);
     c->multi = curl_multi_init();
     if (!c->multi) {
@@ -69,10 +61,9 @@ static size_t take_header(char *bytes, size_t one, size_t n, void *ctx) {
     transfer *t = ctx;
     n *= one;
     t->last_byte_ns = lm_now_ns();
-    /* A new status line: what came before belonged to a 100 Continue. */
-    if (lm_str_starts((lm_str){bytes, n}, LM_STR("HTTP/"))) lm_buf_clear(&t->answer->headers);
-    lm_buf_add(&t->answer->headers, bytes, n);
-    t->too_large |= t->answer->headers.failed;
+    easy_head head = lm_easy_header(t->answer, (lm_str){bytes, n});
+    t->has_head |= head == EASY_HEAD_WHOLE;
+    t->too_large |= head == EASY_HEAD_TOO_LARGE;
     return t->too_large ? 0 : n;
 }
 
@@ -111,9 +102,10 @@ static size_t give_body(char *out, size_t one, size_t n, void *ctx) {
     t->last_byte_ns = lm_now_ns();
     if (!n) return 0;
     n = t->ask->send(t->ask->ctx, t->sent, out, n);
+    t->unread = n == LM_SEND_FAILED || (!n && t->ask->n_send != UINT64_MAX);
+    if (t->unread) return CURL_READFUNC_ABORT;
     t->sent += n;
-    t->unread = !n;
-    return n ? n : CURL_READFUNC_ABORT;
+    return n;
 }
 
 /* A kept connection that was closed at the other end: curl sends again over a new one. */
@@ -122,20 +114,6 @@ static int seek_body(void *ctx, curl_off_t at, int origin) {
     if (origin != SEEK_SET || at < 0 || (uint64_t)at > t->ask->n_send) return CURL_SEEKFUNC_FAIL;
     t->sent = (uint64_t)at;
     return CURL_SEEKFUNC_OK;
-}
-
-/* Whether it is an address for us, and whether one of this machine, which is never behind a proxy. */
-static bool read_url(const char *url, bool *here) {
-    CURLU *u = curl_url();
-    char *host = NULL, *scheme = NULL;
-    bool ok = u && !curl_url_set(u, CURLUPART_URL, url, 0) &&
-              !curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) && !curl_url_get(u, CURLUPART_HOST, &host, 0) &&
-              (!strcmp(scheme, "http") || !strcmp(scheme, "https"));
-    *here = ok && (!strcmp(host, "localhost") || !strncmp(host, "127.", 4) || !strcmp(host, "[::1]"));
-    curl_free(scheme);
-    curl_free(host);
-    curl_url_cleanup(u);
-    return ok;
 }
 
 static char *url_part(CURLU *u, CURLUPart part, unsigned flags) {
@@ -183,61 +161,24 @@ bool lm_url_same_origin(const char *a, const char *b) {
     return same;
 }
 
-static struct curl_slist *request_headers(const lm_ask *ask) {
-    struct curl_slist *list = NULL;
-    bool has_type = false;
-    for (const char *const *h = ask->headers; h && *h; h++) {
-        list = curl_slist_append(list, *h);
-        lm_str line = lm_str_of(*h);
-        if (line.len > 13) line.len = 13;
-        has_type |= lm_str_eq_nocase(line, LM_STR("content-type:"));
-    }
-    if (ask->body.ptr && !has_type) list = curl_slist_append(list, "Content-Type: application/json");
-    /* Our bodies are small: asking first whether the server wants one costs a round trip. */
-    return curl_slist_append(list, "Expect:");
-}
-
-/* Certificates to trust in place of the system's, as curl's own program has it: libcurl by itself does not
- * look. */
-static void choose_trust(CURL *e) {
-    const char *file = getenv("CURL_CA_BUNDLE"), *dir = getenv("SSL_CERT_DIR");
-    if (!file || !file[0]) file = getenv("SSL_CERT_FILE");
-    if (file && file[0]) curl_easy_setopt(e, CURLOPT_CAINFO, file);
-    if (dir && dir[0]) curl_easy_setopt(e, CURLOPT_CAPATH, dir);
-}
-
-static void prepare(transfer *t, struct curl_slist *headers, bool here, char error[CURL_ERROR_SIZE]) {
+/* What is done with the bytes that come and go. */
+static void connect_callbacks(transfer *t, char error[CURL_ERROR_SIZE]) {
     const lm_ask *ask = t->ask;
     CURL *e = t->easy;
-    curl_easy_setopt(e, CURLOPT_URL, ask->url);
     curl_easy_setopt(e, CURLOPT_ERRORBUFFER, error);
-    curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
-                     (long)(ask->connect_ms ? ask->connect_ms : DEFAULT_CONNECT_MS));
-    curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, take_header);
     curl_easy_setopt(e, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, take_body);
     curl_easy_setopt(e, CURLOPT_WRITEDATA, t);
     if (ask->compressed) curl_easy_setopt(e, CURLOPT_ACCEPT_ENCODING, "gzip");
-    if (here) curl_easy_setopt(e, CURLOPT_PROXY, "");
-    choose_trust(e);
-    if (ask->send) {
-        curl_easy_setopt(e, CURLOPT_UPLOAD, 1L);
-        curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, 262144L);
-        curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE, (curl_off_t)ask->n_send);
-        curl_easy_setopt(e, CURLOPT_READFUNCTION, give_body);
-        curl_easy_setopt(e, CURLOPT_READDATA, t);
-        curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, seek_body);
-        curl_easy_setopt(e, CURLOPT_SEEKDATA, t);
-    } else if (ask->body.ptr) {
-        curl_easy_setopt(e, CURLOPT_POSTFIELDS, ask->body.ptr);
-        curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)ask->body.len);
-    }
-    if (!strcmp(ask->method, "HEAD")) curl_easy_setopt(e, CURLOPT_NOBODY, 1L);
-    curl_easy_setopt(e, CURLOPT_CUSTOMREQUEST, ask->method);
+    if (!ask->send) return;
+    curl_easy_setopt(e, CURLOPT_UPLOAD, 1L);
+    curl_easy_setopt(e, CURLOPT_UPLOAD_BUFFERSIZE, 262144L);
+    curl_easy_setopt(e, CURLOPT_INFILESIZE_LARGE, (curl_off_t)ask->n_send);
+    curl_easy_setopt(e, CURLOPT_READFUNCTION, give_body);
+    curl_easy_setopt(e, CURLOPT_READDATA, t);
+    curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, seek_body);
+    curl_easy_setopt(e, CURLOPT_SEEKDATA, t);
 }
 
 /* ---- the run */
@@ -271,86 +212,50 @@ static lm_status run(lm_client *c, transfer *t, CURLcode *result, lm_err *err) {
     }
 }
 
-static lm_status not_an_address(const char *url, lm_err *err) {
-    return lm_fail(err, LM_INVALID, "%s is no http:// or https:// address", url);
-}
-
 static lm_status explain(const transfer *t, CURLcode code, const char *why, lm_err *err) {
     const char *url = t->ask->url;
-    if (!why[0]) why = curl_easy_strerror(code);
     if (t->unread) return lm_fail(err, LM_IO, "what goes to %s cannot be read", url);
     if (t->left) return lm_fail(err, LM_CANCELLED, "left %s in the middle of its answer", url);
     if (t->too_large) return lm_fail(err, LM_TOO_LARGE, "the answer of %s is larger than expected", url);
-    switch (code) {
-    case CURLE_URL_MALFORMAT: return not_an_address(url, err);
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_CONNECT: return lm_fail(err, LM_NOT_FOUND, "nothing answers at %s: %s", url, why);
-    case CURLE_OPERATION_TIMEDOUT: return lm_fail(err, LM_TIMEOUT, "%s does not answer: %s", url, why);
-    case CURLE_UNSUPPORTED_PROTOCOL: /* no status line: curl takes it for HTTP/0.9 */
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_BAD_CONTENT_ENCODING:
-    case CURLE_HTTP2: return lm_fail(err, LM_CORRUPT, "%s does not speak HTTP: %s", url, why);
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-        return lm_fail(
-            err, LM_DENIED,
-            "the certificate of %s is not trusted: %s: SSL_CERT_FILE may name a file of certificates "
-            "to trust",
-            url, why);
-    case CURLE_GOT_NOTHING: return lm_fail(err, LM_IO, "%s closed the connection without an answer", url);
-    case CURLE_PARTIAL_FILE:
-        return lm_fail(err, LM_IO, "%s closed the connection in the middle of its answer", url);
-    default: return lm_fail(err, LM_IO, "the connection to %s broke: %s", url, why);
-    }
-}
-
-/* "Application/JSON; charset=utf-8" as "application/json". */
-static void note_type(transfer *t) {
-    const char *type = NULL;
-    curl_easy_getinfo(t->easy, CURLINFO_CONTENT_TYPE, &type);
-    lm_str s = lm_str_of(type);
-    const char *end = s.len ? memchr(s.ptr, ';', s.len) : NULL;
-    if (end) s.len = (size_t)(end - s.ptr);
-    s = lm_str_trim(s);
-    char *out = t->answer->content_type;
-    snprintf(out, sizeof t->answer->content_type, "%.*s", LM_STR_ARG(s));
-    for (; *out; out++)
-        if (*out >= 'A' && *out <= 'Z') *out = (char)(*out - 'A' + 'a');
+    return lm_easy_explain(code, url, why, err);
 }
 
 static void note_facts(transfer *t) {
-    long status = 0;
     curl_off_t connected_us = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_getinfo(t->easy, CURLINFO_CONNECT_TIME_T, &connected_us);
-    t->answer->status = (int)status;
     t->answer->connected_ns = (uint64_t)connected_us * 1000;
     t->answer->total_ns = lm_now_ns() - t->started_ns;
-    note_type(t);
+    lm_easy_note(t->easy, t->answer);
 }
 
 lm_status lm_client_ask(lm_client *c, const lm_ask *ask, lm_answer *out, lm_err *err) {
     *out = (lm_answer){0};
     transfer t = {.ask = ask, .answer = out, .max_body = ask->max_body ? ask->max_body : DEFAULT_MAX_BODY};
-    lm_buf_init(&out->headers, MAX_HEADERS);
+    lm_buf_init(&out->headers, EASY_MAX_HEADERS);
     lm_buf_init(&out->body, t.max_body);
-    bool here = false;
-    if (!read_url(ask->url, &here)) return not_an_address(ask->url, err);
     t.easy = curl_easy_init();
     if (!t.easy) return lm_fail(err, LM_NO_MEMORY, "no memory for a request to %s", ask->url);
 
     char why[CURL_ERROR_SIZE] = "";
-    struct curl_slist *headers = request_headers(ask);
-    prepare(&t, headers, here, why);
+    struct curl_slist *headers = NULL;
+    easy_ask common = {.method = ask->method,
+                       .url = ask->url,
+                       .headers = ask->headers,
+                       .body = ask->send ? (lm_str){0} : ask->body,
+                       .connect_ms = ask->connect_ms};
+    lm_status st = lm_easy_prepare(t.easy, &common, &headers, err);
+    if (st != LM_OK) goto done;
+    connect_callbacks(&t, why);
     t.started_ns = t.last_byte_ns = lm_now_ns();
     CURLcode code = CURLE_OK;
     CURLMcode added = curl_multi_add_handle(c->multi, t.easy);
-    lm_status st = added == CURLM_OK ? run(c, &t, &code, err)
-                                     : lm_fail(err, LM_INTERNAL, "libcurl: %s", curl_multi_strerror(added));
+    st = added == CURLM_OK ? run(c, &t, &code, err)
+                           : lm_fail(err, LM_INTERNAL, "libcurl: %s", curl_multi_strerror(added));
     note_facts(&t);
     if (added == CURLM_OK) curl_multi_remove_handle(c->multi, t.easy);
+    if (code == CURLE_OK && !t.has_head) code = CURLE_PARTIAL_FILE; /* the end came within the head */
     if (st == LM_OK && code != CURLE_OK) st = explain(&t, code, why, err);
+done:
     curl_slist_free_all(headers);
     curl_easy_cleanup(t.easy);
     return st;
@@ -359,6 +264,21 @@ lm_status lm_client_ask(lm_client *c, const lm_ask *ask, lm_answer *out, lm_err 
 void lm_answer_release(lm_answer *a) {
     lm_buf_release(&a->headers);
     lm_buf_release(&a->body);
+}
+
+void lm_answer_error(const lm_answer *a, char *out, size_t room) {
+    json_t *o = NULL;
+    const char *said = NULL;
+    if (a->body.len && lm_json_parse(lm_buf_view(&a->body), &o, NULL) == LM_OK) {
+        const json_t *e = json_object_get(o, "error");
+        said = json_string_value(json_is_object(e) ? json_object_get(e, "message") : e);
+    }
+    size_t n = a->body.len < 150 ? a->body.len : 150;
+    if (said)
+        snprintf(out, room, "%s", said);
+    else
+        snprintf(out, room, "%.*s", (int)n, a->body.ptr ? a->body.ptr : "");
+    json_decref(o);
 }
 
 lm_str lm_answer_header(const lm_answer *a, const char *name) {

@@ -21,19 +21,22 @@
 typedef struct lm_client lm_client;
 typedef struct lm_answer lm_answer;
 
+#define LM_SEND_FAILED SIZE_MAX
+
 typedef struct lm_ask {
     const char *method;         /* "GET", "HEAD", "POST", "DELETE" ... */
     const char *url;            /* http:// or https:// */
     const char *const *headers; /* "Name: value", ended by NULL; NULL: none */
     lm_str body;                /* ptr NULL: none; it is JSON unless headers say another Content-Type */
     /* Instead of body, one of n_send bytes that is read as it goes out: up to room bytes from `at` on into out.
-     * Returns how many, 0 when it cannot be read any more (LM_IO). It may be asked for the beginning again. */
+     * Returns how many, 0 when it cannot be read any more (LM_IO). It may be asked for the beginning again.
+     * n_send UINT64_MAX: nobody knows how many; 0 is the end then, LM_SEND_FAILED what 0 means otherwise. */
     size_t (*send)(void *ctx, uint64_t at, char *out, size_t room);
     uint64_t n_send;
-    uint64_t max_body;          /* bytes of the answer's body; 0: 16 MiB */
-    uint32_t connect_ms;        /* 0: 5 seconds */
-    uint32_t silent_ms;         /* without a byte of the answer, or of send's; 0: no limit */
-    uint32_t total_ms;          /* 0: no limit */
+    uint64_t max_body;   /* bytes of the answer's body; 0: 16 MiB */
+    uint32_t connect_ms; /* 0: 5 seconds */
+    uint32_t silent_ms;  /* without a byte of the answer, or of send's; 0: no limit */
+    uint32_t total_ms;   /* 0: no limit */
     /* Pieces of a body with a status below 300, as they arrive; false leaves the request (LM_CANCELLED).
      * NULL: the body is kept in the answer. The body of an error is always kept. */
     bool (*on_body)(void *ctx, lm_str piece);
@@ -49,6 +52,7 @@ typedef struct lm_ask {
 struct lm_answer {
     int status;             /* 0: none came */
     char content_type[128]; /* without its parameters, small letters; empty when the server named none */
+    uint32_t retry_after_s; /* its Retry-After, as seconds or as a date, at most a day; 0: not said, or now */
     lm_buf headers;         /* as they came, lines ended by CRLF */
     lm_buf body;
     uint64_t n_body; /* bytes, also of a body that on_body took */
@@ -80,6 +84,8 @@ lm_status lm_client_ask(lm_client *c, const lm_ask *ask, lm_answer *out, lm_err 
 void lm_answer_release(lm_answer *a);
 /* Value of the first header of that name; empty when there is none. Borrowed from a. */
 lm_str lm_answer_header(const lm_answer *a, const char *name);
+/* What the body of an error says to people: its "error", or "message" there, else its beginning. NUL-terminated. */
+void lm_answer_error(const lm_answer *a, char *out, size_t room);
 
 /* Ends the request that runs, or else the next one. From any thread. */
 void lm_client_cancel(lm_client *c);
@@ -88,5 +94,10 @@ void lm_client_cancel(lm_client *c);
  * port that is none counts as default_port; http:// without one is 80, https:// 443; no host is 127.0.0.1,
  * ":port" every address. */
 void lm_address_parse(const char *text, uint16_t default_port, char host[256], uint16_t *port);
+/* The same as what a client asks: an URL without a slash at its end. Blanks and quotes around the text do not count, no text
+ * is this machine, and servers that listen on every address are asked on this one. port 0: as the text says.
+ * LM_INVALID: neither http nor https, or no address. */
+lm_status lm_address_url(const char *text, uint16_t default_port, uint16_t port, char out[512],
+                         lm_err *err) LM_CHECKED;
 
 #endif

@@ -53,6 +53,18 @@ size_t lm_percent_decode(char *s, size_t len) {
     return n;
 }
 
+void lm_percent_encode(lm_buf *out, lm_str s, const char *plain) {
+    static const char digits[] = "0123456789ABCDEF";
+    for (size_t i = 0; i < s.len; i++) {
+        unsigned char c = (unsigned char)s.ptr[i];
+        if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+            (c && strchr(plain, c)))
+            lm_buf_char(out, (char)c);
+        else
+            lm_buf_add(out, (char[]){'%', digits[c >> 4], digits[c & 15]}, 3);
+    }
+}
+
 static enum MHD_Result keep_header(void *ctx, enum MHD_ValueKind kind, const char *key, size_t key_len,
                                    const char *value, size_t value_len) {
     (void)kind;
@@ -138,6 +150,19 @@ void lm_exchange_wake(lm_http *x) {
     MHD_resume_connection(x->connection);
 }
 
+static size_t waiting(const lm_http *x) {
+    return x->streaming && !x->gone && !x->over ? x->out.len - x->out_read : 0;
+}
+
+due lm_exchange_room(lm_http *x) {
+    due d = {0};
+    if (x->on_room && (x->gone || x->over || waiting(x) < x->room_below)) {
+        d = (due){x->on_room, x->on_room_ctx};
+        x->on_room = NULL;
+    }
+    return d;
+}
+
 void lm_exchange_tell(lm_http *x) {
     if (x->streamed) pthread_cond_broadcast(&x->input);
 }
@@ -194,6 +219,23 @@ static lm_str value_of(const pair *p) {
 
 lm_str lm_http_query(const lm_http *x, const char *key) {
     return value_of(lm_pair_find(x->query, key, false));
+}
+
+/* The list has the last one first. */
+void lm_http_write_query(const lm_http *x, lm_buf *out) {
+    size_t n = 0;
+    for (const pair *p = x->query; p; p = p->next) n++;
+    if (!n) return;
+    const pair **all = lm_alloc(n * sizeof(const pair *));
+    size_t at = n;
+    for (const pair *p = x->query; p; p = p->next) all[--at] = p;
+    for (size_t i = 0; i < n; i++) {
+        if (i) lm_buf_char(out, '&');
+        lm_percent_encode(out, all[i]->key, "-._~/:@");
+        lm_buf_char(out, '=');
+        lm_percent_encode(out, all[i]->value, "-._~/:@");
+    }
+    free(all);
 }
 
 lm_str lm_http_header(const lm_http *x, const char *name) {
@@ -340,6 +382,12 @@ void lm_http_end(lm_http *x) {
     pthread_mutex_unlock(&x->lock);
 }
 
+void lm_http_cut(lm_http *x) {
+    pthread_mutex_lock(&x->lock);
+    if (!x->over) cut(x);
+    pthread_mutex_unlock(&x->lock);
+}
+
 void lm_http_on_end(lm_http *x, void (*cb)(void *ctx, bool gone), void *ctx) {
     pthread_mutex_lock(&x->lock);
     bool over = x->over, gone = x->gone;
@@ -350,6 +398,28 @@ void lm_http_on_end(lm_http *x, void (*cb)(void *ctx, bool gone), void *ctx) {
     }
     pthread_mutex_unlock(&x->lock);
     if (over) cb(ctx, gone);
+}
+
+size_t lm_http_waiting(lm_http *x) {
+    pthread_mutex_lock(&x->lock);
+    size_t n = waiting(x);
+    pthread_mutex_unlock(&x->lock);
+    return n;
+}
+
+bool lm_http_on_room(lm_http *x, size_t below, void (*cb)(void *ctx), void *ctx) {
+    pthread_mutex_lock(&x->lock);
+    bool taken = !x->on_room;
+    due d = {0};
+    if (taken) {
+        x->on_room = cb;
+        x->on_room_ctx = ctx;
+        x->room_below = below;
+        d = lm_exchange_room(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+    if (d.run) d.run(d.ctx);
+    return taken;
 }
 
 bool lm_http_gone(lm_http *x) {

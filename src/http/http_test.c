@@ -19,6 +19,8 @@ typedef struct bench {
     atomic_uint handled, ended, gone;
     atomic_uint writers;     /* running */
     atomic_uint cut;         /* writers that were told TOO_LARGE */
+    atomic_uint rooms;       /* calls of on_room */
+    atomic_bool paused;      /* a polite writer has waited */
     _Atomic(lm_http *) held; /* the exchange of /hold: the test's reference */
 } bench;
 
@@ -53,7 +55,7 @@ static void *write_lines(void *arg) {
     return NULL;
 }
 
-static void start_writer(bench *b, lm_http *x, unsigned n, unsigned pause_us) {
+static void start_writer_of(bench *b, lm_http *x, unsigned n, unsigned pause_us, void *(*run)(void *)) {
     writer *w = lm_alloc(sizeof *w);
     *w = (writer){lm_http_ref(x), b, n, pause_us};
     atomic_fetch_add(&b->writers, 1);
@@ -62,8 +64,42 @@ static void start_writer(bench *b, lm_http *x, unsigned n, unsigned pause_us) {
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    assert_int_equal(pthread_create(&t, &detached, write_lines, w), 0);
+    assert_int_equal(pthread_create(&t, &detached, run, w), 0);
     pthread_attr_destroy(&detached);
+}
+
+static void start_writer(bench *b, lm_http *x, unsigned n, unsigned pause_us) {
+    start_writer_of(b, x, n, pause_us, write_lines);
+}
+
+/* ---- a source that waits for room instead of being cut */
+
+enum { POLITE_LINES = 200000, POLITE_HIGH = 64 << 10, POLITE_LOW = 16 << 10 };
+
+static void note_room(void *ctx) {
+    bench *b = ctx;
+    atomic_fetch_add(&b->rooms, 1);
+}
+
+static void *write_politely(void *arg) {
+    writer *w = arg;
+    unsigned asked = 0;
+    for (unsigned i = 0; i < w->n; i++) {
+        if (lm_http_waiting(w->x) > POLITE_HIGH) {
+            atomic_store(&w->b->paused, true);
+            if (!lm_http_on_room(w->x, POLITE_LOW, note_room, w->b)) break; /* which the reader misses */
+            asked++;
+            while (atomic_load(&w->b->rooms) < asked) usleep(100);
+        }
+        char line[32];
+        snprintf(line, sizeof line, "line %06u of a long one\n", i);
+        if (lm_http_write(w->x, lm_str_of(line)) != LM_OK) break;
+    }
+    lm_http_end(w->x);
+    lm_http_unref(w->x);
+    atomic_fetch_sub(&w->b->writers, 1);
+    free(w);
+    return NULL;
 }
 
 static void handle(void *ctx, lm_http *x) {
@@ -84,12 +120,20 @@ static void handle(void *ctx, lm_http *x) {
                       LM_STR_ARG(lm_http_peer(x)));
         lm_http_reply(x, 200, "text/plain", lm_buf_view(&t));
         lm_buf_release(&t);
+    } else if (lm_str_eq(path, LM_STR("/query"))) {
+        lm_buf t;
+        lm_buf_init(&t, 1 << 16);
+        lm_http_write_query(x, &t);
+        lm_http_reply(x, 200, "text/plain", lm_buf_view(&t));
+        lm_buf_release(&t);
     } else if (lm_str_eq(path, LM_STR("/lines"))) {
         start_writer(b, x, 1000, 0);
     } else if (lm_str_eq(path, LM_STR("/slow"))) {
         start_writer(b, x, 0, 1000);
     } else if (lm_str_eq(path, LM_STR("/flood"))) {
         start_writer(b, x, 0, 0);
+    } else if (lm_str_eq(path, LM_STR("/polite"))) {
+        start_writer_of(b, x, POLITE_LINES, 0, write_politely);
     } else if (lm_str_eq(path, LM_STR("/hold"))) {
         atomic_store(&b->held, lm_http_ref(x));
     } else if (!lm_str_eq(path, LM_STR("/drop"))) {
@@ -157,6 +201,27 @@ static void a_get_is_answered_with_its_headers(void **state) {
     assert_non_null(strstr(t, "HTTP/1.1 200 OK\r\n"));
     assert_non_null(strstr(t, "Content-Type: text/plain\r\n"));
     expect_text(t, "\r\n\r\nGET a=b c d host=me:1 peer=127.0.0.1");
+}
+
+static void a_query_can_be_written_as_it_came(void **state) {
+    static const char *const cases[][2] = {
+        {"", ""},
+        {"?", ""},
+        {"?beta=true", "beta=true"},
+        {"?b=1&a=x%20y+z&c&b=2", "b=1&a=x%20y%20z&c=&b=2"},
+        {"?%26%3d=%0d%0a%00%c3%bc", "%26%3D=%0D%0A%00%C3%BC"},
+        {"?u=http://h:1/~a_b-c.d@e", "u=http://h:1/~a_b-c.d@e"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char request[300], want[300];
+        snprintf(request, sizeof request, "GET /query%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+                 cases[i][0]);
+        snprintf(want, sizeof want, "\r\n\r\n%s", cases[i][1]);
+        char *t = ask(*state, request);
+        assert_non_null(strstr(t, "HTTP/1.1 200 OK\r\n"));
+        assert_string_equal(strstr(t, "\r\n\r\n"), want);
+        free(t);
+    }
 }
 
 static void a_body_comes_back_and_keep_alive_holds(void **state) {
@@ -327,6 +392,26 @@ static void an_http_1_0_client_gets_a_stream_without_chunks(void **state) {
     free(t);
 }
 
+static void an_answer_that_is_cut_has_no_end(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_for(&b->handled, 1);
+    lm_http *x = atomic_load(&b->held);
+    lm_http_stream(x, 200, "text/plain");
+    lm_http_write(x, LM_STR("half of i"));
+    free(hear(fd, "half of i"));
+    lm_http_cut(x);
+    char *rest = hear(fd, NULL);
+    assert_null(strstr(rest, "0\r\n\r\n"));
+    free(rest);
+    wait_for(&b->gone, 1);
+    assert_int_equal(lm_http_write(x, LM_STR("t")), LM_CANCELLED);
+    lm_http_end(x);
+    lm_http_cut(x);
+    close(fd);
+}
+
 static void a_dropped_exchange_is_answered_500(void **state) {
     expect_text(ask(*state, "GET /drop HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "HTTP/1.1 500 ");
 }
@@ -397,6 +482,95 @@ static void a_reader_that_takes_nothing_is_cut_off(void **state) {
     say_text(fd, "GET /flood HTTP/1.1\r\nHost: x\r\n\r\n");
     wait_for(&b->cut, 1);
     wait_for(&b->gone, 1);
+    close(fd);
+}
+
+static void wait_until_paused(bench *b) {
+    for (int i = 0; i < PATIENCE_MS && !atomic_load(&b->paused); i++) usleep(1000);
+    assert_true(atomic_load(&b->paused));
+}
+
+static void a_source_that_waits_for_room_is_not_cut_and_loses_nothing(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "GET /polite HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until_paused(b);
+    char *t = dechunk(hear(fd, "\r\n0\r\n\r\n")), *at = t;
+    for (int i = 0; i < POLITE_LINES; i++) {
+        char want[32];
+        int n = snprintf(want, sizeof want, "line %06d of a long one\n", i);
+        if (strncmp(at, want, (size_t)n)) fail_msg("line %d is: %.30s", i, at);
+        at += n;
+    }
+    assert_string_equal(at, "");
+    free(t);
+    say_text(fd, "GET /seen HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); /* the connection is alive */
+    expect_text(hear(fd, NULL), "200 OK");
+    close(fd);
+    wait_for(&b->ended, 2);
+    assert_int_equal(atomic_load(&b->gone), 0);
+    assert_int_equal(atomic_load(&b->cut), 0);
+}
+
+static void a_source_that_waits_is_woken_when_its_client_leaves(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "GET /polite HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until_paused(b);
+    close(fd);
+    wait_for(&b->gone, 1);
+    for (int i = 0; i < PATIENCE_MS && atomic_load(&b->writers); i++) usleep(1000);
+    assert_int_equal(atomic_load(&b->writers), 0);
+}
+
+static void a_source_that_waits_is_woken_when_the_server_closes(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "GET /polite HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until_paused(b);
+    lm_server_close(b->server);
+    b->server = NULL;
+    assert_int_equal(atomic_load(&b->gone), 1);
+    for (int i = 0; i < PATIENCE_MS && atomic_load(&b->writers); i++) usleep(1000);
+    assert_int_equal(atomic_load(&b->writers), 0);
+    close(fd);
+}
+
+static void room_is_told_at_once_where_there_is_some(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "HEAD /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_for(&b->handled, 1);
+    lm_http *x = atomic_load(&b->held);
+    assert_true(lm_http_on_room(x, 1, note_room, b)); /* not begun */
+    assert_int_equal(atomic_load(&b->rooms), 1);
+    lm_http_stream(x, 200, "text/plain");
+    assert_int_equal(lm_http_write(x, LM_STR("what nobody gets after HEAD")), LM_OK);
+    assert_int_equal(lm_http_waiting(x), 0);
+    assert_true(lm_http_on_room(x, 1, note_room, b));
+    assert_int_equal(atomic_load(&b->rooms), 2);
+    lm_http_end(x);
+    free(hear(fd, "\r\n\r\n"));
+    wait_for(&b->ended, 1);
+    assert_true(lm_http_on_room(x, 1, note_room, b)); /* over */
+    assert_int_equal(atomic_load(&b->rooms), 3);
+    close(fd);
+}
+
+/* Below 0 there is never room: it waits for the end, and a second one is refused. */
+static void only_one_waits_for_room(void **state) {
+    bench *b = *state;
+    int fd = dial(b);
+    say_text(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_for(&b->handled, 1);
+    lm_http *x = atomic_load(&b->held);
+    assert_true(lm_http_on_room(x, 0, note_room, b));
+    assert_false(lm_http_on_room(x, 100, note_room, b));
+    assert_int_equal(atomic_load(&b->rooms), 0);
+    lm_http_reply(x, 200, NULL, LM_STR("whole"));
+    expect_text(hear(fd, "whole"), "200 OK");
+    wait_for(&b->ended, 1);
+    assert_int_equal(atomic_load(&b->rooms), 1);
     close(fd);
 }
 
@@ -508,11 +682,13 @@ static void a_port_in_use_is_named_with_its_remedy(void **state) {
     assert_null(second);
 }
 
-#define with_bench(f) cmocka_unit_test_setup_teardown(f, open_bench, close_bench)
+#define with_bench(f)         cmocka_unit_test_setup_teardown(f, open_bench, close_bench)
+#define with_patient_bench(f) cmocka_unit_test_setup_teardown(f, open_patient_bench, close_bench)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         with_bench(a_get_is_answered_with_its_headers),
+        with_bench(a_query_can_be_written_as_it_came),
         with_bench(a_body_comes_back_and_keep_alive_holds),
         with_bench(head_gives_the_length_and_no_body),
         with_bench(a_chunked_upload_is_put_together),
@@ -526,15 +702,20 @@ int main(void) {
         with_bench(a_head_that_is_too_large_is_refused),
         with_bench(a_stream_arrives_whole_and_in_order),
         with_bench(an_http_1_0_client_gets_a_stream_without_chunks),
+        with_bench(an_answer_that_is_cut_has_no_end),
         with_bench(a_dropped_exchange_is_answered_500),
         with_bench(an_answer_may_come_from_another_thread_later),
         with_bench(a_client_who_leaves_while_nothing_flows_is_noticed),
         with_bench(a_client_who_leaves_with_a_request_waiting_behind_is_noticed),
         with_bench(a_client_who_leaves_in_a_stream_ends_it),
         with_bench(a_reader_that_takes_nothing_is_cut_off),
+        with_patient_bench(a_source_that_waits_for_room_is_not_cut_and_loses_nothing),
+        with_patient_bench(a_source_that_waits_is_woken_when_its_client_leaves),
+        with_patient_bench(a_source_that_waits_is_woken_when_the_server_closes),
+        with_bench(room_is_told_at_once_where_there_is_some),
+        with_bench(only_one_waits_for_room),
         with_bench(half_a_request_is_given_up_after_the_idle_time),
-        cmocka_unit_test_setup_teardown(half_a_request_and_the_end_is_closed_at_once, open_patient_bench,
-                                        close_bench),
+        with_patient_bench(half_a_request_and_the_end_is_closed_at_once),
         with_bench(a_thousand_idle_connections_do_not_keep_others_out),
         with_bench(a_quiesced_server_finishes_what_runs_and_takes_nothing_new),
         with_bench(closing_cuts_held_and_streaming_exchanges),

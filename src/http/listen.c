@@ -16,15 +16,17 @@ static lm_status explain(const char *host, uint16_t port, int error, lm_err *err
         return lm_fail(
             err, LM_IO,
             "port %u on %s is in use by another program (a running Ollama, or another copy of this "
-            "server): stop it, or choose another port with --port",
+            "server): stop it, or choose another port (--port, or the setting `port`)",
             port, host);
     case EADDRNOTAVAIL:
         return lm_fail(err, LM_IO,
                        "%s is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all of them", host);
     case EACCES:
     case EPERM:
-        return lm_fail(err, LM_IO, "no permission to listen on port %u: choose one above 1023 with --port",
-                       port);
+        return lm_fail(
+            err, LM_IO,
+            "no permission to listen on port %u: choose one above 1023 (--port, or the setting `port`)",
+            port);
     default: return lm_fail(err, LM_IO, "cannot listen on %s port %u: %s", host, port, strerror(error));
     }
 }

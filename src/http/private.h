@@ -101,7 +101,16 @@ struct lm_http {
     uint64_t bytes_out;
     void (*on_end)(void *ctx, bool gone);
     void *on_end_ctx;
+    void (*on_room)(void *ctx); /* NULL: nobody waits for room */
+    void *on_room_ctx;
+    size_t room_below;
 };
+
+/* A callback that is due, to be run once x->lock is free. */
+typedef struct due {
+    void (*run)(void *ctx);
+    void *ctx;
+} due;
 
 pair *lm_pair_new(pair *next, const char *key, size_t key_len, const char *value, size_t value_len);
 void lm_pair_free(pair *list);
@@ -112,10 +121,8 @@ size_t lm_percent_decode(char *s,
 lm_http *lm_exchange_new(lm_server *s, struct MHD_Connection *c, const char *url, const char *method);
 void lm_exchange_wake(lm_http *x); /* x->lock is held: resumes the connection if it is suspended */
 
-void lm_exchange_tell(lm_http *x);                    /* the same: somebody who waits for input looks again */
+due lm_exchange_room(lm_http *x);  /* the same: on_room's callback, if its moment has come */
+void lm_exchange_tell(lm_http *x); /* the same: somebody who waits for input looks again */
 uint64_t lm_announced(const lm_http *x, bool *waits); /* body's length; waits: for "100 Continue" */
-
-/* A bound, listening, non-blocking socket. LM_IO with a text that names the remedy. */
-lm_status lm_listen(const char *host, uint16_t port, int *fd, uint16_t *bound, lm_err *err) LM_CHECKED;
 
 #endif

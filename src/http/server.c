@@ -111,6 +111,7 @@ static ssize_t read_stream(void *ctx, uint64_t pos, char *out, size_t max) {
     (void)pos;
     lm_http *x = ctx;
     ssize_t n = 0;
+    due room = {0};
     pthread_mutex_lock(&x->lock);
     size_t ready = x->out.len - x->out_read;
     if (x->gone || atomic_load(&x->server->closing)) {
@@ -124,6 +125,7 @@ static ssize_t read_stream(void *ctx, uint64_t pos, char *out, size_t max) {
             lm_buf_clear(&x->out);
             x->out_read = 0;
         }
+        room = lm_exchange_room(x);
         n = (ssize_t)take;
     } else if (x->ended) {
         n = MHD_CONTENT_READER_END_OF_STREAM;
@@ -132,6 +134,7 @@ static ssize_t read_stream(void *ctx, uint64_t pos, char *out, size_t max) {
         MHD_suspend_connection(x->connection);
     }
     pthread_mutex_unlock(&x->lock);
+    if (room.run) room.run(room.ctx);
     return n;
 }
 
@@ -287,8 +290,10 @@ static void on_completed(void *ctx, struct MHD_Connection *c, void **slot,
     lm_exchange_tell(x);
     void (*on_end)(void *, bool) = x->on_end;
     void *on_end_ctx = x->on_end_ctx;
+    due room = lm_exchange_room(x);
     pthread_mutex_unlock(&x->lock);
     if (x->handed) leave_live(s, x);
+    if (room.run) room.run(room.ctx);
     if (on_end) on_end(on_end_ctx, gone);
     lm_http_unref(x);
 }
@@ -403,7 +408,14 @@ lm_status lm_server_open(lm_server **out, const lm_server_config *config, lm_err
     pthread_cond_init(&s->watch, NULL);
 
     int fd = -1;
-    lm_status st = lm_listen(s->host, config->port, &fd, &s->port, err);
+    lm_status st = LM_OK;
+    if (config->listen_fd > 0) {
+        char host[64];
+        fd = config->listen_fd;
+        st = lm_listen_address(fd, host, &s->port, err);
+    } else {
+        st = lm_listen(s->host, config->port, &fd, &s->port, err);
+    }
     if (st == LM_OK) st = start_threads(s, err);
     if (st != LM_OK) goto done;
 
@@ -436,7 +448,8 @@ void lm_server_quiesce(lm_server *s) {
     if (atomic_exchange(&s->quiesced, true)) return;
     MHD_socket fd = MHD_quiesce_daemon(s->daemon);
     if (fd == MHD_INVALID_SOCKET) return;
-    shutdown(fd, SHUT_RDWR); /* closing alone waits until the http thread's poll lets go of it */
+    /* Closing alone waits until the http thread's poll lets go of it. One that others hold must go on listening. */
+    if (s->config.listen_fd <= 0) shutdown(fd, SHUT_RDWR);
     close(fd);
 }
 
@@ -460,6 +473,7 @@ static void stop_watcher(lm_server *s) {
  * suspended, and those that are get resumed here. */
 static void stop_daemon(lm_server *s) {
     if (!s->daemon) return;
+    lm_server_quiesce(s); /* the socket may not be ours to shut down, as libmicrohttpd would */
     atomic_store(&s->closing, true);
     pthread_mutex_lock(&s->lock);
     for (lm_http *x = s->live; x; x = x->live_next) {

@@ -32,18 +32,6 @@
 #define NOTHING_HASH                                                                                         \
     "ZTNiMGM0NDI5OGZjMWMxNDlhZmJmNGM4OTk2ZmI5MjQyN2FlNDFlNDY0OWI5MzRjYTQ5NTk5MWI3ODUyYjg1NQ=="
 
-/* ---- base64 */
-
-void lm_hub_base64(lm_str raw, lm_buf *out) {
-    /* In pieces of whole groups: there is padding at the end only. */
-    for (size_t i = 0; i < raw.len; i += 48) {
-        unsigned char text[68];
-        size_t n = raw.len - i < 48 ? raw.len - i : 48;
-        int k = EVP_EncodeBlock(text, (const unsigned char *)raw.ptr + i, (int)n);
-        lm_buf_add(out, text, (size_t)k);
-    }
-}
-
 /* Letters of base64 with white space among them; the bytes behind them. False: something else. */
 static bool from_base64(lm_str text, unsigned char *out, size_t room, size_t *n) {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -146,9 +134,9 @@ lm_status lm_ssh_sign(const lm_ssh_key *key, lm_str text, lm_buf *out, lm_err *e
     if (!ok) return lm_fail(err, LM_INTERNAL, "ed25519 is not available in this OpenSSL");
     memcpy(blob, head, sizeof head - 1);
     memcpy(blob + sizeof head - 1, key->public, 32);
-    lm_hub_base64((lm_str){blob, sizeof blob}, out);
+    lm_buf_base64(out, (lm_str){blob, sizeof blob});
     lm_buf_char(out, ':');
-    lm_hub_base64((lm_str){(const char *)signature, n}, out);
+    lm_buf_base64(out, (lm_str){(const char *)signature, n});
     return LM_OK;
 }
 
@@ -232,7 +220,7 @@ static lm_status token_url(const lm_challenge *c, lm_buf *out, lm_err *err) {
     if (RAND_bytes(raw, sizeof raw) != 1)
         return lm_fail(err, LM_INTERNAL, "this OpenSSL has no random numbers");
     lm_buf_init(&nonce, 64);
-    lm_hub_base64((lm_str){(const char *)raw, sizeof raw}, &nonce);
+    lm_buf_base64(&nonce, (lm_str){(const char *)raw, sizeof raw});
     for (size_t i = 0; i < nonce.len; i++) {
         if (nonce.ptr[i] == '+') nonce.ptr[i] = '-';
         if (nonce.ptr[i] == '/') nonce.ptr[i] = '_';

@@ -133,7 +133,7 @@ static void add_sample(lm_buf *b, const lm_remote *f) {
     char bytes[SAMPLE];
     int fd = -1;
     ssize_t n = lm_hub_source(f, &fd, NULL) == LM_OK ? read(fd, bytes, sizeof bytes) : 0;
-    if (n > 0) lm_hub_base64((lm_str){bytes, (size_t)n}, b);
+    if (n > 0) lm_buf_base64(b, (lm_str){bytes, (size_t)n});
     if (fd >= 0) close(fd);
 }
 
@@ -235,7 +235,7 @@ static void add_small(lm_buf *b, const char *path, lm_str content) {
     lm_buf_text(b, "{\"key\":\"file\",\"value\":{\"path\":");
     lm_json_write_string(b, lm_str_of(path));
     lm_buf_text(b, ",\"encoding\":\"base64\",\"content\":\"");
-    lm_hub_base64(content, b);
+    lm_buf_base64(b, content);
     lm_buf_text(b, "\"}}\n");
 }
 

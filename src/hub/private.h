@@ -108,7 +108,6 @@ typedef struct lm_ssh_key { /* ed25519 */
 lm_status lm_ssh_key_parse(lm_str text, lm_ssh_key *out, lm_err *err) LM_CHECKED;
 /* Adds PUBLIC:SIGNATURE, both in base64. */
 lm_status lm_ssh_sign(const lm_ssh_key *key, lm_str text, lm_buf *out, lm_err *err) LM_CHECKED;
-void lm_hub_base64(lm_str raw, lm_buf *out);
 
 /* ---- crew.c: several files at a time, each by one thread with one connection */
 typedef lm_status lm_crew_work(void *ctx, lm_client *c, const lm_origin *o, uint32_t i, lm_err *err);

@@ -58,24 +58,6 @@ static void what_is_no_usable_key_is_refused(void **state) {
     }
 }
 
-static void base64_has_its_padding_at_the_end_alone(void **state) {
-    (void)state;
-    char bytes[200];
-    unsigned char back[256];
-    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (char)(i * 7);
-    for (size_t n = 0; n < sizeof bytes; n++) {
-        lm_buf b;
-        lm_buf_init(&b, 4096);
-        lm_hub_base64((lm_str){bytes, n}, &b);
-        assert_int_equal(b.len, (n + 2) / 3 * 4);
-        if (n) {
-            assert_true(EVP_DecodeBlock(back, (unsigned char *)b.ptr, (int)b.len) >= (int)n);
-            assert_memory_equal(back, bytes, n);
-        }
-        lm_buf_release(&b);
-    }
-}
-
 /* ---- what is asked for */
 
 static void a_challenge_says_where_and_for_what(void **state) {
@@ -173,7 +155,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_key_signs_as_openssl_does),
         cmocka_unit_test(what_is_no_usable_key_is_refused),
-        cmocka_unit_test(base64_has_its_padding_at_the_end_alone),
         cmocka_unit_test(a_challenge_says_where_and_for_what),
         cmocka_unit_test(a_batch_says_where_large_files_go),
         cmocka_unit_test(batches_that_lie_are_refused),

@@ -47,18 +47,6 @@ static bool may_pass(int status) {
            (status >= 502 && status <= 504);
 }
 
-/* Seconds; a date is no number and counts as nothing said. */
-static uint64_t retry_after_ms(const lm_answer *a) {
-    lm_str v = lm_answer_header(a, "Retry-After");
-    uint64_t s = 0;
-    for (size_t i = 0; i < v.len; i++) {
-        if (v.ptr[i] < '0' || v.ptr[i] > '9') return 0;
-        s = s * 10 + (uint64_t)(v.ptr[i] - '0');
-        if (s > 1000000) break;
-    }
-    return s * 1000;
-}
-
 lm_status lm_hub_ask(lm_client *c, const lm_origin *o, const lm_ask *ask, lm_answer *out, lm_err *err) {
     lm_ask a = *ask;
     if (!a.method) a.method = "GET";
@@ -136,7 +124,7 @@ lm_status lm_hub_try(lm_client *c, const lm_origin *o, const lm_ask *ask, lm_ans
     /* Nobody there: not what LM_NOT_FOUND means to our callers. */
     if (st == LM_NOT_FOUND) st = lm_fail_in(err, LM_IO, "are you online?");
     if (st == LM_OK && may_pass(out->status)) {
-        *wait_ms = retry_after_ms(out);
+        *wait_ms = UINT64_C(1000) * out->retry_after_s;
         *again = *wait_ms <= LM_HUB_MAX_WAIT;
     } else {
         *again = st == LM_IO || st == LM_TIMEOUT;

@@ -238,8 +238,8 @@ lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     return st;
 }
 
-lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config,
-                            uint64_t *bytes, lm_err *err) {
+lm_status lm_model_need_of(const lm_backend *backend, const char *dir, const lm_model_config *config,
+                           lm_model_need *out, lm_err *err) {
     lm_status st = check_config(config, err);
     if (st != LM_OK) return st;
     lm_model *m = NULL;
@@ -250,9 +250,18 @@ lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm
         st = load(m, dir, NULL, LM_SPLIT_TENSOR, err);
     }
     if (st == LM_OK)
-        *bytes = (config->world ? m->share_bytes : m->info.weight_bytes) +
-                 device_for(m, backend, config).kv_bytes + scratch_bytes(m, config);
+        *out = (lm_model_need){.weights = config->world ? m->share_bytes : m->info.weight_bytes,
+                               .kv = device_for(m, backend, config).kv_bytes,
+                               .scratch = scratch_bytes(m, config)};
     lm_model_close(m);
+    return st;
+}
+
+lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config,
+                            uint64_t *bytes, lm_err *err) {
+    lm_model_need need;
+    lm_status st = lm_model_need_of(backend, dir, config, &need, err);
+    if (st == LM_OK) *bytes = need.weights + need.kv + need.scratch;
     return st;
 }
 

@@ -84,7 +84,15 @@ typedef struct lm_model_config {
     const lm_world *world; /* NULL: alone; outlives the model */
 } lm_model_config;
 
-/* What loading this would take here (this rank's share of the weights + kv at n_ctx * n_parallel + step scratch), in bytes. Nothing is loaded. */
+/* What loading this would take here, in bytes. Nothing is loaded. */
+typedef struct lm_model_need {
+    uint64_t weights; /* this rank's share */
+    uint64_t kv;      /* keys and values at n_ctx * n_parallel */
+    uint64_t scratch; /* of a step */
+} lm_model_need;
+lm_status lm_model_need_of(const lm_backend *backend, const char *dir, const lm_model_config *config, lm_model_need *out, lm_err *err)
+    LM_CHECKED;
+/* All of it. */
 lm_status lm_model_estimate(const lm_backend *backend, const char *dir, const lm_model_config *config, uint64_t *bytes, lm_err *err) LM_CHECKED;
 
 lm_status lm_model_open(lm_model **out, const lm_backend *backend, const char *dir, const lm_model_config *config, lm_err *err)

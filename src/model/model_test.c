@@ -208,6 +208,13 @@ static void an_estimate_grows_with_what_is_asked_for(void **state) {
     config.n_parallel = 4;
     expect_ok(lm_model_estimate(&counting, test_dir(), &config, &four, &err), err);
     assert_true(four - one >= 3 * 1024 * 80); /* kv of three more sequences */
+    lm_model_need need = {0};
+    lm_model_info info;
+    expect_ok(lm_model_need_of(&counting, test_dir(), &config, &need, &err), err);
+    expect_ok(lm_model_inspect(test_dir(), &info, &err), err);
+    assert_int_equal(need.weights, info.weight_bytes);
+    assert_int_equal(need.kv, 4 * (1024 + 256) * 80);
+    assert_int_equal(need.weights + need.kv + need.scratch, four);
     config.kv_type = LM_KV_Q4_0;
     expect_ok(lm_model_estimate(&counting, test_dir(), &config, &small, &err), err);
     /* Of one sequence and layer (2 * 4 = 8 elements) keys and values as numbers come on top. */

@@ -17,14 +17,6 @@
 
 /* ---- which files */
 
-static bool is_gguf(const char *path) {
-    char magic[4] = {0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool is = fd >= 0 && read(fd, magic, sizeof magic) == sizeof magic && !memcmp(magic, "GGUF", 4);
-    if (fd >= 0) close(fd);
-    return is;
-}
-
 static const char *last_part(const char *name) {
     const char *slash = strrchr(name, '/');
     return slash ? slash + 1 : name;
@@ -66,7 +58,7 @@ lm_status lm_adapter_source_of(lm_store *s, const lm_named_blob *files, uint32_t
     }
     for (uint32_t i = 0; i < n && !weights; i++) {
         char *blob = lm_blob_path(own, files[i].digest);
-        if (is_gguf(blob)) {
+        if (lm_file_is_gguf(blob)) {
             source.gguf = true;
             weights = &files[i];
         } else if (n == 1 && !lm_str_ends(lm_str_of(files[i].name), LM_STR(".json"))) {
@@ -266,7 +258,7 @@ static lm_status from_gguf(const char *file, const lm_model_info *base, const ch
 lm_status lm_import_adapter(const char *weights, const char *config, const char *base_dir, const char *path,
                             lm_err *err) {
     lm_model_info base;
-    if (!is_gguf(weights)) return from_safetensors(weights, config, path, err);
+    if (!lm_file_is_gguf(weights)) return from_safetensors(weights, config, path, err);
     lm_status st = lm_model_inspect(base_dir, &base, err);
     return st == LM_OK ? from_gguf(weights, &base, path, err) : st;
 }

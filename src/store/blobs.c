@@ -86,6 +86,21 @@ bool lm_store_has_blob(lm_store *s, const char *digest) {
     return true;
 }
 
+bool lm_file_is_gguf(const char *path) {
+    char magic[4] = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe has no beginning */
+    bool is = fd >= 0 && read(fd, magic, sizeof magic) == sizeof magic && !memcmp(magic, "GGUF", 4);
+    if (fd >= 0) close(fd);
+    return is;
+}
+
+bool lm_store_blob_is_gguf(lm_store *s, const char *digest) {
+    char *path = lm_blob_path(s->places[0].dir, digest);
+    bool is = lm_file_is_gguf(path);
+    free(path);
+    return is;
+}
+
 /* ---- one that is written */
 
 struct lm_blob {

@@ -201,14 +201,6 @@ static bool mlx_entry(const lm_place *p, const lm_manifest *m, lm_entry *e) {
     return config && tensors && is_whole(p->dir, m, &e->size) && make_view(p, m, false, e);
 }
 
-static bool begins_as_gguf(const char *path) {
-    char magic[4] = "";
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool ok = fd >= 0 && read(fd, magic, 4) == 4 && !memcmp(magic, "GGUF", 4);
-    if (fd >= 0) close(fd);
-    return ok;
-}
-
 static void take_text(const json_t *config, const char *key, char *out, size_t room) {
     const char *text = json_string_value(json_object_get(config, key));
     if (text && strlen(text) < room) memcpy(out, text, strlen(text) + 1);
@@ -233,7 +225,7 @@ static bool gguf_entry(const lm_place *p, const lm_manifest *m, bool view, lm_en
         if (is_type(&m->layers[i], LM_TYPE_MODEL)) model = &m->layers[i];
     if (!model || !is_whole(p->dir, m, &e->size)) return false;
     char *file = lm_blob_path(p->dir, model->digest);
-    bool ok = strlen(file) < sizeof e->file && begins_as_gguf(file);
+    bool ok = strlen(file) < sizeof e->file && lm_file_is_gguf(file);
     if (ok) strcpy(e->file, file);
     free(file);
     if (!ok || (view && !make_view(p, m, true, e))) return false;

@@ -20,19 +20,11 @@ bool lm_own_reserved(const char *file) {
     return false;
 }
 
-/* flock belongs to the open file, so threads of one process exclude each other as processes do. */
 static lm_status take(const char *own, const char *name, int how, int *out, lm_err *err) {
     lm_status st = lm_dir_make(own, err);
     if (st != LM_OK) return st;
     char *path = lm_path_join(own, name);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    while (fd >= 0 && flock(fd, how) != 0) {
-        if (errno == EINTR) continue;
-        int why = errno;
-        close(fd);
-        errno = why;
-        fd = -1;
-    }
+    int fd = lm_file_lock(path, how);
     if (fd < 0) st = lm_own_fail(err, "lock", path);
     free(path);
     if (st == LM_OK) *out = fd;

@@ -110,6 +110,10 @@ void lm_manifests_walk(const char *own, const lm_name *want, lm_manifest_visit *
  */
 char *lm_manifest_path(const char *own, const lm_name *name);
 
+/* ---- publish.c */
+/* Makes the manifest that of the name, in place of the one that it had. Its blobs are on the disk. */
+lm_status lm_own_publish(lm_store *s, const lm_name *name, lm_str manifest, lm_err *err) LM_CHECKED;
+
 /* ---- views.c */
 /* The entry of a manifest whose blobs are all there; makes its view when there is none. False: not whole. */
 bool lm_view_entry(const char *own, const char *manifest, lm_entry *out);

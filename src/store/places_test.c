@@ -7,9 +7,8 @@
 #include "base/file.h"
 #include "base/test.h"
 #include "store/own.h"
+#include "store/test_home.h"
 #include "weights/weights.h"
-
-static char home[64], theirs[128]; /* HOME, and Ollama's store in it */
 
 /* ---- a store of Ollama's */
 
@@ -109,40 +108,6 @@ static lm_store *open_store(lm_gguf_use gguf) {
     lm_store_config config = {.aliases = LM_SOURCE_DIR "/share/aliases.ini", .gguf = gguf};
     expect_ok(lm_store_open(&s, &config, &err), err);
     return s;
-}
-
-static const char *listed(lm_store *s) {
-    static char text[8000];
-    lm_entry *entries = NULL;
-    uint32_t n = 0;
-    lm_err err = {0};
-    expect_ok(lm_store_list(s, &entries, &n, &err), err);
-    text[0] = '\0';
-    for (uint32_t i = 0; i < n; i++) {
-        lm_entry again = {0};
-        size_t len = strlen(text);
-        snprintf(text + len, sizeof text - len, "%s%s", i ? " " : "", entries[i].name);
-        expect_ok(lm_store_find(s, entries[i].name, &again, &err), err);
-        assert_string_equal(again.digest, entries[i].digest);
-        assert_string_equal(again.dir, entries[i].dir);
-        assert_string_equal(again.file, entries[i].file);
-        assert_int_equal(again.gguf, entries[i].gguf);
-    }
-    free(entries);
-    return text;
-}
-
-static lm_entry find(lm_store *s, const char *name) {
-    lm_entry e = {0};
-    lm_err err = {0};
-    expect_ok(lm_store_find(s, name, &e, &err), err);
-    return e;
-}
-
-static void not_there(lm_store *s, const char *name) {
-    lm_entry e;
-    lm_err err = {0};
-    expect_fail(lm_store_find(s, name, &e, &err), LM_NOT_FOUND, err, "not found");
 }
 
 static void text_of(const char *dir, const char *name, const char *want) {
@@ -411,22 +376,6 @@ static void a_thousand_models_are_listed(void **state) {
         free(entries);
     }
     lm_store_close(s);
-}
-
-static int fresh_home(void **state) {
-    (void)state;
-    const char *unset[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME",
-                           "XDG_CONFIG_HOME"};
-    for (size_t i = 0; i < sizeof unset / sizeof *unset; i++) unsetenv(unset[i]);
-    snprintf(home, sizeof home, "/tmp/lm-places-XXXXXX");
-    if (!mkdtemp(home)) return -1;
-    snprintf(theirs, sizeof theirs, "%s/.ollama/models", home);
-    return setenv("HOME", home, 1) || setenv("OLLAMA_MODELS", theirs, 1);
-}
-
-static int no_home(void **state) {
-    (void)state;
-    return lm_dir_remove(home, NULL) == LM_OK ? 0 : -1;
 }
 
 int main(void) {

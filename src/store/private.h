@@ -10,54 +10,9 @@
 
 #include "store/store.h"
 
-#define LM_DEFAULT_HOST "registry.ollama.ai"
-#define LM_DEFAULT_NS   "library"
-#define LM_DEFAULT_TAG  "latest"
-
 /* Limits on what a directory tree may make us do. */
 #define LM_MAX_ENTRIES 16384 /* looked at in one directory */
 #define LM_MAX_MODELS  8192  /* in one listing */
-
-/* ---- names.c */
-bool lm_name_same(const lm_name *a, const lm_name *b); /* without regard to case */
-bool lm_name_is_hub(const lm_name *n);                 /* hf.co, huggingface.co */
-/* Any directory name as a part of a model name: what the grammar does not allow becomes '-'. False: nothing
- * is left. */
-bool lm_name_part(const char *file, bool namespace_part, char out[84]);
-
-/* ---- aliases.c */
-#define LM_MAX_CANDIDATES 8
-
-typedef struct lm_alias {
-    lm_name name;
-    lm_name *repos; /* n_repos: default host, namespace/model, tag latest */
-    uint32_t n_repos;
-    bool shipped; /* of the first file that was read: the installed table */
-    bool form;    /* of it: a name for one quantised form (7b-instruct-q4_K_M), lists prefer the others */
-} lm_alias;
-
-typedef struct lm_default_tag {
-    lm_name name; /* with the default tag in place of latest */
-} lm_default_tag;
-
-typedef struct lm_aliases {
-    lm_alias *items;
-    uint32_t n, room;
-    lm_default_tag *tags;
-    uint32_t n_tags, room_tags;
-    uint32_t n_files; /* that were read before */
-} lm_aliases;
-
-/* Adds the entries of one file; an entry of the same name is replaced. LM_INVALID and LM_TOO_LARGE name file
- * and line. */
-lm_status lm_aliases_read(lm_aliases *a, const char *path, lm_err *err) LM_CHECKED;
-void lm_aliases_release(lm_aliases *a);
-const lm_alias *lm_aliases_find(const lm_aliases *a, const lm_name *name);
-/* The tag that stands for "latest" of this name, NULL when there is none. */
-const char *lm_aliases_default_tag(const lm_aliases *a, const lm_name *name);
-/* ../share/mlx-ollama/aliases.ini, seen from the running program; the build lays the same tree. The caller
- * frees. */
-lm_status lm_aliases_installed(char **path, lm_err *err) LM_CHECKED;
 
 /* ---- look.c: one model directory */
 struct stat;
@@ -97,6 +52,8 @@ void lm_gguf_walk(const lm_place *place, const lm_name *want, lm_place_visit *vi
 /* As lm_store_find, but only this very name (aliases included) and without the default tag. */
 bool lm_store_find_exact(lm_store *s, const lm_name *name, lm_entry *out);
 bool lm_store_find_gguf(lm_store *s, const lm_name *name, lm_entry *out); /* the same among GGUF files */
+
+bool lm_file_is_gguf(const char *path); /* by how it begins: blobs.c */
 
 /* ---- ollama.c, studio.c: stores of others */
 void lm_ollama_walk(const lm_place *place, bool gguf, const lm_name *want, lm_place_visit *visit, void *ctx);

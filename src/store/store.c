@@ -57,23 +57,6 @@ static void add_ollamas(lm_store *s) {
     free(home);
 }
 
-static lm_status read_aliases(lm_store *s, const char *given, lm_err *err) {
-    char *path = NULL;
-    if (given) return lm_aliases_read(&s->aliases, given, err);
-
-    lm_status st = lm_aliases_installed(&path, err);
-    if (st == LM_OK) st = lm_aliases_read(&s->aliases, path, err);
-    if (st == LM_NOT_FOUND) lm_fail(err, st, "%s is missing: install mlx-ollama again", path);
-    free(path);
-    if (st != LM_OK) return st;
-
-    path = env("XDG_CONFIG_HOME") ? lm_path_join(env("XDG_CONFIG_HOME"), "mlx-ollama/aliases.ini")
-                                  : lm_path_home(".config/mlx-ollama/aliases.ini");
-    st = lm_path_is_file(path) ? lm_aliases_read(&s->aliases, path, err) : LM_OK;
-    free(path);
-    return st;
-}
-
 lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *err) {
     const lm_store_config none = {0};
     if (!config) config = &none;
@@ -92,7 +75,7 @@ lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *e
     add_place(s, lm_store_hub_cache(), LM_PLACE_DIRS);
     add_ollamas(s);
 
-    lm_status st = read_aliases(s, config->aliases, err);
+    lm_status st = lm_aliases_open(&s->aliases, config->aliases, err);
     if (st != LM_OK) {
         lm_store_close(s);
         return st;

@@ -1,8 +1,6 @@
 /* store.h - which models there are, under which names, and how GGUF files become MLX directories.
  *
- * Names: [host/][namespace/]model[:tag], looked up without regard to case, ":latest" when no tag is written. An alias
- * table (share/aliases.ini, then ~/.config/mlx-ollama/aliases.ini, later entries win) maps Ollama names to one or more
- * Hugging Face repositories, tried in order.
+ * Names and the alias table, which maps Ollama names to Hugging Face repositories, tried in order, are names/names.h.
  *
  * Places, first match wins: the own store (~/.mlx-ollama/models), configured roots, ~/workspace/mlx, LM Studio's folders, the
  * Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub), Ollama's store (OLLAMA_MODELS, else
@@ -15,6 +13,7 @@
 #define LM_STORE_H
 
 #include "base/base.h"
+#include "names/names.h"
 #include "weights/weights.h"
 
 typedef struct lm_store lm_store;
@@ -36,18 +35,6 @@ typedef struct lm_store_config {
 
 lm_status lm_store_open(lm_store **out, const lm_store_config *config, lm_err *err) LM_CHECKED;
 void lm_store_close(lm_store *s);
-
-/* ---- names */
-typedef struct lm_name {
-    char host[352];
-    char ns[84];
-    char model[84];
-    char tag[84];
-} lm_name;
-/* LM_INVALID: "invalid model name". Case is kept. Also hf.co/org/repo[:quant] and plain org/repo. */
-lm_status lm_name_parse(lm_str text, lm_name *out, lm_err *err) LM_CHECKED;
-void lm_name_short(const lm_name *n, char out[700]); /* as lists show it: default host and namespace left out, tag always there */
-void lm_name_full(const lm_name *n, char out[700]);  /* registry.ollama.ai/library/llama3.2:latest */
 
 /* done and total in bytes of the source; called now and then from the thread that works. Return false to
  * cancel: LM_CANCELLED. */
@@ -103,6 +90,8 @@ void lm_store_prune(lm_store *s);
 lm_status lm_digest_parse(lm_str text, char out[LM_DIGEST_SIZE], lm_err *err) LM_CHECKED;
 /* True when it is there; it then stays for another hour although no manifest names it. */
 bool lm_store_has_blob(lm_store *s, const char *digest);
+/* Whether a blob that is there begins as GGUF files do. */
+bool lm_store_blob_is_gguf(lm_store *s, const char *digest);
 
 typedef struct lm_blob lm_blob; /* one that is being written, by one thread at a time */
 /* bytes: how many will come, 0 when that is not known. LM_NO_SPACE: they do not fit. */

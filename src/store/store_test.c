@@ -7,11 +7,9 @@
 #include "base/file.h"
 #include "base/test.h"
 #include "store/private.h"
+#include "store/test_home.h"
 
-/* Each test has a home of its own: HOME/.mlx-ollama/models, HOME/workspace/mlx, HOME/.cache/huggingface/hub.
- */
-static char home[64];
-
+/* Below the home of a test: .mlx-ollama/models, workspace/mlx, .cache/huggingface/hub. */
 static char *at(const char *below) {
     char *path = lm_path_join(home, below);
     return path;
@@ -75,43 +73,6 @@ static lm_store *open_store(const char *root) {
     expect_ok(lm_store_open(&s, &config, &err), err);
     free(path);
     return s;
-}
-
-static lm_entry find(lm_store *s, const char *name) {
-    lm_entry e = {0};
-    lm_err err = {0};
-    expect_ok(lm_store_find(s, name, &e, &err), err);
-    return e;
-}
-
-static void not_there(lm_store *s, const char *name) {
-    lm_entry e;
-    lm_err err = {0};
-    char words[800];
-    snprintf(words, sizeof words, "model '%s' not found", name);
-    expect_fail(lm_store_find(s, name, &e, &err), LM_NOT_FOUND, err, words);
-}
-
-/* The listed names in order, separated by blanks. */
-static const char *listed(lm_store *s) {
-    static char text[8000];
-    lm_entry *entries = NULL;
-    uint32_t n = 0;
-    lm_err err = {0};
-    expect_ok(lm_store_list(s, &entries, &n, &err), err);
-    text[0] = '\0';
-    for (uint32_t i = 0; i < n; i++) {
-        size_t len = strlen(text);
-        snprintf(text + len, sizeof text - len, "%s%s", i ? " " : "", entries[i].name);
-        assert_int_equal(strlen(entries[i].digest), 64);
-        lm_entry again = find(s, entries[i].name); /* what is listed can be had */
-        assert_string_equal(again.digest, entries[i].digest);
-        assert_string_equal(again.dir, entries[i].dir);
-        assert_string_equal(again.name, entries[i].name);
-        assert_int_equal(again.owned, entries[i].owned);
-    }
-    free(entries);
-    return text;
 }
 
 static void an_empty_machine_has_no_models(void **state) {
@@ -389,24 +350,6 @@ static void a_deleted_name_is_gone_from_every_place(void **state) {
     free(kept);
     free(kept2);
     lm_store_close(s);
-}
-
-static int fresh_home(void **state) {
-    (void)state;
-    const char *unset[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME",
-                           "XDG_CONFIG_HOME"};
-    for (size_t i = 0; i < sizeof unset / sizeof *unset; i++) unsetenv(unset[i]);
-    snprintf(home, sizeof home, "/tmp/lm-store-XXXXXX");
-    if (!mkdtemp(home) || setenv("HOME", home, 1)) return -1;
-    char *ollama = lm_path_join(home, ".ollama/models"); /* and none of the machine's */
-    int failed = setenv("OLLAMA_MODELS", ollama, 1);
-    free(ollama);
-    return failed;
-}
-
-static int no_home(void **state) {
-    (void)state;
-    return lm_dir_remove(home, NULL) == LM_OK ? 0 : -1;
 }
 
 int main(void) {

@@ -166,15 +166,8 @@ static lm_status cut_at_mark(lm_buf *out, size_t from, lm_err *err) {
         "this model's chat template cannot continue an assistant message; end the chat with a user message");
 }
 
-/* Not lm_json_write_value: 1.0 has to stay 1.0, as in the Python that templates are made for. */
-static int to_buf(const char *bytes, size_t len, void *out) {
-    lm_buf_add(out, bytes, len);
-    return ((lm_buf *)out)->failed ? -1 : 0;
-}
-
 lm_status lm_text_write_context(const json_t *context, lm_buf *out, lm_err *err) {
-    if (json_dump_callback(context, to_buf, out, JSON_COMPACT) && !out->failed)
-        return lm_fail(err, LM_NO_MEMORY, "no memory to write the chat");
+    lm_json_write_same(out, context); /* as in the Python that templates are made for */
     return lm_buf_status(out, "the chat", err);
 }
 

@@ -1,4 +1,5 @@
 #include "weights/weights.h"
+#include "weights/bits.h"
 
 #include <string.h>
 
@@ -18,18 +19,6 @@ uint32_t lm_dtype_size(lm_dtype t) {
 
 const char *lm_dtype_name(lm_dtype t) {
     return types[t].name;
-}
-
-static uint32_t bits_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-
-static float float_of(uint32_t u) {
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
 }
 
 float lm_f16_to_f32(uint16_t h) {

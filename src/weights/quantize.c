@@ -1,6 +1,7 @@
 /* quantize.c - see quantize.h for the arithmetic. Loops run over a group that lies in an array of floats and
  * hold no branches, so that compilers make vector code of them. */
 #include "weights/quantize.h"
+#include "weights/bits.h"
 
 #include <float.h>
 #include <math.h>
@@ -13,18 +14,6 @@ typedef struct group {
     uint8_t codes[GROUP_MAX];
     uint32_t n;
 } group;
-
-static float float_of(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-static uint32_t bits_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
 
 /* To the nearest even integer, |f| < 2^22: the sum has no bits below 1. */
 static float round_even(float f) {

@@ -199,13 +199,13 @@ lm_status lm_model_inspect(const char *dir, lm_model_info *out, lm_err *err) {
     return LM_OK;
 }
 
-lm_status lm_model_estimate(const lm_backend *b, const char *dir, const lm_model_config *c, uint64_t *bytes,
-                            lm_err *err) {
+lm_status lm_model_need_of(const lm_backend *b, const char *dir, const lm_model_config *c, lm_model_need *out,
+                           lm_err *err) {
     LM_ASSERT(b == &fake_backend);
     (void)err;
     (void)c;
     atomic_fetch_add(&fake.n_estimates, 1);
-    *bytes = strstr(dir, "big") ? fake.big : fake.small;
+    *out = (lm_model_need){.weights = strstr(dir, "big") ? fake.big : fake.small};
     return LM_OK;
 }
 

@@ -100,15 +100,39 @@ static void a_model_on_a_gpu_is_listed_with_its_memory(void **state) {
     }
 }
 
+static void what_a_model_needs_is_known_without_an_engine(void **state) {
+    (void)state;
+    fake_reset();
+    lm_engine_config config = {.backend = &fake_backend};
+    lm_engine_need need = {0};
+    lm_err err = {0};
+    fake.ctx_train = 0;
+    expect_ok(lm_engine_need_of(&config, "dir", 0, &need, &err), err);
+    assert_int_equal(need.n_ctx, 4096);
+    assert_int_equal(need.n_parallel, 1);
+    assert_int_equal(need.model.weights, fake.small);
+    config.default_ctx = 512;
+    config.n_parallel = 3;
+    expect_ok(lm_engine_need_of(&config, "dir", 0, &need, &err), err);
+    assert_int_equal(need.n_ctx, 512);
+    assert_int_equal(need.n_parallel, 3);
+    fake.ctx_train = 128;
+    expect_ok(lm_engine_need_of(&config, "dir", 1024, &need, &err), err);
+    assert_int_equal(need.n_ctx, 128); /* no more than it was trained on */
+    atomic_store(&fake.missing, true);
+    assert_int_equal(lm_engine_need_of(&config, "dir", 0, &need, &err), LM_NOT_FOUND);
+    fake_reset();
+}
+
 static void steps_are_as_long_as_the_device_likes(void **state) {
     (void)state;
     fake_reset();
     lm_engine *e = open_engine(3);
-    assert_int_equal(lm_engine_max_batch(e), 512);
+    assert_int_equal(lm_engine_max_batch(&e->config), 512);
     fake.max_batch = 2048;
-    assert_int_equal(lm_engine_max_batch(e), 2048);
+    assert_int_equal(lm_engine_max_batch(&e->config), 2048);
     fake.max_batch = 2; /* every sequence has its row */
-    assert_int_equal(lm_engine_max_batch(e), 3);
+    assert_int_equal(lm_engine_max_batch(&e->config), 3);
     lm_engine_close(e, 0);
     assert_all_gone();
 }
@@ -564,6 +588,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_is_loaded_by_the_first_request_and_stays),
         cmocka_unit_test(a_model_on_a_gpu_is_listed_with_its_memory),
+        cmocka_unit_test(what_a_model_needs_is_known_without_an_engine),
         cmocka_unit_test(steps_are_as_long_as_the_device_likes),
         cmocka_unit_test(the_backend_is_told_when_nothing_runs),
         cmocka_unit_test(an_idle_model_goes_when_its_keep_alive_is_over),

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -22,7 +23,60 @@ def program():
     return str(path)
 
 
-class Bridge:
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Started:
+    """A program that serves on self.port and writes into self.log_path, in a home of its own; it must end with status 0."""
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def request(self, method, path, body=None, headers=None):
+        """(status, headers, bytes); body may be bytes, or what becomes JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        if body is not None and not isinstance(body, (bytes, bytearray)):
+            body = json.dumps(body).encode()
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method, path, body=None, status=200):
+        got, _, text = self.request(method, path, body)
+        assert got == status, f"{method} {path}: {got} {text[:500]!r}"
+        return json.loads(text) if text else None
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.log_file.close()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            code = self.stop()
+            assert code == 0, f"{self.process.args[0]} ended with {code}: {self.log()[-3000:]}"
+        finally:
+            self.home.cleanup()
+
+
+class Bridge(Started):
     """A running server. Nothing of the caller's own models or settings is seen by it."""
 
     def __init__(self, *arguments, roots=(), env=None, store=None):
@@ -50,26 +104,6 @@ class Bridge:
                 break
             time.sleep(0.02)
         raise RuntimeError(f"the server did not start: {self.log()}")
-
-    def log(self):
-        return self.log_path.read_text(errors="replace")
-
-    def request(self, method, path, body=None, headers=None):
-        """(status, headers, bytes); body may be bytes, or what becomes JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        if body is not None and not isinstance(body, (bytes, bytearray)):
-            body = json.dumps(body).encode()
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method, path, body=None, status=200):
-        got, _, text = self.request(method, path, body)
-        assert got == status, f"{method} {path}: {got} {text[:500]!r}"
-        return json.loads(text) if text else None
 
     def health(self):
         return self.json("GET", "/health")
@@ -103,26 +137,3 @@ class Bridge:
 
         asyncio.run(leave())
         self.wait_idle()
-
-    def stop(self, sig=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-        try:
-            code = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            self.log_file.close()
-        return code
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        try:
-            code = self.stop()
-            assert code == 0, f"the server ended with {code}: {self.log()[-3000:]}"
-        finally:
-            self.home.cleanup()

@@ -2,17 +2,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import ollama
 import pytest
 
-from . import tiny
 from .bridge import Bridge, program
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny")
-    tiny.write_all(root)
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +27,22 @@ def start(tiny_models):
     yield make
     for server in servers:
         server.__exit__()
+
+
+@pytest.fixture
+def server(start):
+    """A server of the test's own, whose store it may change."""
+    return start()
+
+
+@pytest.fixture
+def own(server):
+    return Path(server.home.name) / "own"
+
+
+@pytest.fixture
+def client(server):
+    return ollama.Client(server.url)
 
 
 @pytest.fixture(scope="session")

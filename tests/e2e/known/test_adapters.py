@@ -16,7 +16,7 @@ import pytest
 from . import tiny
 from .bridge import Bridge
 from .standin_hub import Hub
-from .test_manage import HELLO, check_store, files_below, own, statuses  # noqa: F401, a fixture
+from .test_manage import HELLO, check_store, files_below, statuses
 from .test_pull import pull
 from .test_push import push
 
@@ -61,16 +61,6 @@ def write_gguf(out, arch="llama"):
     out.mkdir()
     make_adapters.save_gguf(out / "adapter.gguf", arch, STRENGTH, {"config": {"num_attention_heads": tiny.HEADS}}, matrices(), "F32")
     return out
-
-
-@pytest.fixture
-def server(start):
-    return start()
-
-
-@pytest.fixture
-def client(server):
-    return ollama.Client(server.url)
 
 
 def upload(client, directory):

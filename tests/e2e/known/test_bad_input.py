@@ -161,7 +161,7 @@ def test_names_for_managing(bridge, name, changes, status, text):
 
 @pytest.mark.parametrize("changes, text", [
     ({"from": "tiny", "parameters": {"num_ctx": "x"}}, 'option "num_ctx" must be of type integer'), ({"from": "../../etc/passwd"}, "invalid model name"),
-    ({"from": "tiny", "template": "{{ .X"}, "template error: template: :1: unclosed action"), ({"files": {}}, "no files provided to convert"),
+    ({"from": "tiny", "template": "{{ .X"}, "template error: template: :1: unclosed action"), ({"files": {}}, "unknown type"),
     ({"from": "tiny", "template": "{{" + "(" * 100000}, "template error: template: :1: max expression depth exceeded"),
     ({"files": {"../x": "sha256:" + "0" * 64}}, "file path must be relative"), ({"files": {"/x.gguf": "sha256:" + "0" * 64}}, "file path must be relative"),
 ], ids=lambda value: str(value)[:40])

@@ -37,6 +37,13 @@ def test_the_list_says_what_is_chosen(bridge):
     assert len(lines) == len(devices) + 1 and sum(line.endswith("chosen") for line in lines) == 1
 
 
+@pytest.mark.skipif(OVER_MLX, reason="kernels of the CPU backend")
+def test_a_forced_set_of_kernels_is_what_health_names(start):
+    health = start("--cpu-features", "portable").health()
+    assert health["device"] == "portable"
+    assert [d["name"] for d in health["devices"] if d["chosen"]] == ["portable"]
+
+
 def test_a_gpu_that_is_not_there_is_an_error(bridge):
     if any(d["gpu"] for d in bridge.health()["devices"]):
         pytest.skip("there is a GPU")

@@ -46,21 +46,6 @@ def check_store(own):
     return found
 
 
-@pytest.fixture
-def server(start):
-    return start()
-
-
-@pytest.fixture
-def own(server):
-    return Path(server.home.name) / "own"
-
-
-@pytest.fixture
-def client(server):
-    return ollama.Client(server.url)
-
-
 # ---- with the client
 
 

@@ -21,21 +21,6 @@ FORMS = {
 }
 
 
-@pytest.fixture
-def server(start):
-    return start()
-
-
-@pytest.fixture
-def own(server):
-    return Path(server.home.name) / "own"
-
-
-@pytest.fixture
-def client(server):
-    return ollama.Client(server.url)
-
-
 def config_of(client, own, name):
     model = next(m for m in client.list().models if m.model == f"{name}:latest")
     return json.loads((own / "views" / model.digest / "config.json").read_text())

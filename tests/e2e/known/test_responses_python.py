@@ -246,7 +246,7 @@ def test_bad_packed_bodies(bridge):
     ({"input": 3}, "input must be a string or array"),
     ({"input": ["x"]}, "cannot unmarshal string"),
     ({"input": [{}]}, "missing required 'type'"),
-    ({"input": [{"type": "zap"}]}, 'unknown input item type: "zap"'),
+    ({"input": [{"type": "zap"}]}, "unknown input item type: zap"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "send the item itself"),
     ({"input": [{"role": "tool", "content": "x"}]}, "role must be"),
     ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "file inputs are not currently supported"),

@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 #include "base/test.h"
-#include "store/private.h"
+#include "names/names.h"
 
 static lm_name parsed(const char *text) {
     lm_name n;
@@ -201,7 +201,7 @@ static void errors_name_file_and_line(void **state) {
         const char *text, *words;
     } cases[] = {
         {"a = b/c\n", "a.ini line 1: write [aliases]"},
-        {"[aliases]\n\n# fine\nno equals sign\n", "a.ini line 4: expected: name = value"},
+        {"[aliases]\n\n# fine\nno equals sign\n", "a.ini line 4: expected: key = value"},
         {"[aliases]\na =\n", "a.ini line 2: expected: name = value"},
         {"[other]\n", "a.ini line 1: unknown section [other]"},
         {"[aliases]\na/b/c/d = x/y\n", "a.ini line 2: 'a/b/c/d' is not a model name"},

@@ -1,6 +1,4 @@
-/* Who may ask: the Host header (against DNS rebinding) and the Origin header (CORS), as Ollama decides them.
- */
-#include "api/private.h"
+#include "http/guard.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -42,31 +40,48 @@ static const char *const usual_origins[] = {
     "safari-web-extension://*",
 };
 
-lm_status lm_guard_open(lm_api *api, lm_err *err) {
+struct lm_guard {
+    bool loopback;
+    char **origins; /* patterns with at most one '*' */
+    uint32_t n_origins;
+};
+
+bool lm_host_is_loopback(const char *host) {
+    struct in_addr v4;
+    if (inet_pton(AF_INET, host, &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+    return !strcmp(host, "::1") || lm_str_eq_nocase(lm_str_of(host), LM_STR("localhost"));
+}
+
+lm_status lm_guard_open(lm_guard **out, const char *host, const char *origins, lm_err *err) {
     uint32_t n_usual = sizeof usual_origins / sizeof *usual_origins, room = n_usual + 1;
-    const char *list = api->config.origins ? api->config.origins : "";
+    const char *list = origins ? origins : "";
     for (const char *p = list; *p; p++) room += *p == ',';
-    api->origins = lm_alloc(room * sizeof *api->origins);
+    lm_guard *g = lm_alloc(sizeof *g);
+    g->loopback = lm_host_is_loopback(host);
+    g->origins = lm_alloc(room * sizeof *g->origins);
     while (*list) {
         const char *end = list + strcspn(list, ",");
         lm_str one = lm_str_trim((lm_str){list, (size_t)(end - list)});
         const char *star = memchr(one.ptr, '*', one.len);
         if (star && memchr(star + 1, '*', one.len - (size_t)(star + 1 - one.ptr))) {
-            lm_guard_close(api);
+            lm_guard_close(g);
             return lm_fail(err, LM_INVALID,
                            "OLLAMA_ORIGINS: only one * is allowed in an origin, \"%.*s\" has more",
                            LM_STR_ARG(one));
         }
-        if (one.len) api->origins[api->n_origins++] = lm_str_dup(one);
+        if (one.len) g->origins[g->n_origins++] = lm_str_dup(one);
         list = *end ? end + 1 : end;
     }
-    for (uint32_t i = 0; i < n_usual; i++) api->origins[api->n_origins++] = lm_strdup(usual_origins[i]);
+    for (uint32_t i = 0; i < n_usual; i++) g->origins[g->n_origins++] = lm_strdup(usual_origins[i]);
+    *out = g;
     return LM_OK;
 }
 
-void lm_guard_close(lm_api *api) {
-    for (uint32_t i = 0; i < api->n_origins; i++) free(api->origins[i]);
-    free(api->origins);
+void lm_guard_close(lm_guard *g) {
+    if (!g) return;
+    for (uint32_t i = 0; i < g->n_origins; i++) free(g->origins[i]);
+    free(g->origins);
+    free(g);
 }
 
 static bool matches(const char *pattern, lm_str origin) {
@@ -77,9 +92,9 @@ static bool matches(const char *pattern, lm_str origin) {
            lm_str_ends(origin, after);
 }
 
-static bool origin_allowed(const lm_api *api, lm_str origin) {
-    for (uint32_t i = 0; i < api->n_origins; i++)
-        if (matches(api->origins[i], origin)) return true;
+static bool origin_allowed(const lm_guard *g, lm_str origin) {
+    for (uint32_t i = 0; i < g->n_origins; i++)
+        if (matches(g->origins[i], origin)) return true;
     return false;
 }
 
@@ -159,38 +174,57 @@ static bool host_allowed(lm_str header) {
 
 /* ---- both */
 
-static void allow_origin(lm_call *call, lm_str origin, bool preflight) {
-    char *value = lm_str_dup(origin);
-    lm_http_set_header(call->x, "Access-Control-Allow-Origin", value);
-    lm_http_set_header(call->x, "Vary", "Origin");
-    free(value);
-    if (!preflight) return;
-    lm_http_set_header(call->x, "Access-Control-Allow-Methods", METHODS);
-    lm_http_set_header(call->x, "Access-Control-Allow-Headers", HEADERS);
-    lm_http_set_header(call->x, "Access-Control-Max-Age", "43200");
+static void reply_empty(lm_http *x, int status) {
+    lm_http_reply(x, status, NULL, (lm_str){0});
 }
 
-bool lm_guard_pass(lm_call *call) {
-    lm_str origin = lm_http_header(call->x, "Origin"), host = lm_http_header(call->x, "Host");
-    bool options = lm_str_eq(lm_http_method(call->x), LM_STR("OPTIONS"));
+static void allow_origin(lm_http *x, lm_str origin, bool preflight) {
+    char *value = lm_str_dup(origin);
+    lm_http_set_header(x, "Access-Control-Allow-Origin", value);
+    lm_http_set_header(x, "Vary", "Origin");
+    free(value);
+    if (!preflight) return;
+    lm_http_set_header(x, "Access-Control-Allow-Methods", METHODS);
+    lm_http_set_header(x, "Access-Control-Allow-Headers", HEADERS);
+    lm_http_set_header(x, "Access-Control-Max-Age", "43200");
+}
+
+bool lm_guard_pass(const lm_guard *g, lm_http *x) {
+    lm_str origin = lm_http_header(x, "Origin"), host = lm_http_header(x, "Host");
+    bool options = lm_str_eq(lm_http_method(x), LM_STR("OPTIONS"));
     if (origin.len && !same_site(origin, host)) {
-        if (!origin_allowed(call->api, origin)) {
-            lm_reply_empty(call, 403);
+        if (!origin_allowed(g, origin)) {
+            reply_empty(x, 403);
             return false;
         }
-        allow_origin(call, origin, options);
+        allow_origin(x, origin, options);
         if (options) {
-            lm_reply_empty(call, 204);
+            reply_empty(x, 204);
             return false;
         }
     }
-    if (call->api->config.loopback && !host_allowed(host)) {
-        lm_reply_empty(call, 403);
+    if (g->loopback && !host_allowed(host)) {
+        reply_empty(x, 403);
         return false;
     }
     if (options) {
-        lm_reply_empty(call, 204);
+        reply_empty(x, 204);
         return false;
     }
     return true;
+}
+
+void lm_http_no_route(lm_http *x, const char *allowed, bool without_slash) {
+    lm_str path = lm_http_path(x);
+    if (allowed && allowed[0]) {
+        lm_http_set_header(x, "Allow", allowed);
+        lm_http_reply(x, 405, "text/plain", LM_STR("405 method not allowed"));
+    } else if (without_slash) {
+        char *there = lm_str_dup((lm_str){path.ptr, path.len - 1});
+        lm_http_set_header(x, "Location", there);
+        free(there);
+        reply_empty(x, lm_str_eq(lm_http_method(x), LM_STR("GET")) ? 301 : 307);
+    } else {
+        lm_http_reply(x, 404, "text/plain", LM_STR("404 page not found"));
+    }
 }

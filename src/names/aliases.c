@@ -1,40 +1,15 @@
-/* aliases.c - the table of Ollama names and the repositories behind them, read from plain INI files.
- *
- *     [aliases]
- *     name:tag = org/repo, org/other     the first that is on this disk
- *     [default-tags]
- *     name = tag                         what the bare name means
- */
+/* aliases.c - the table of Ollama names and the repositories behind them. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "store/private.h"
+#include "base/ini.h"
+#include "names/names.h"
 
 #define MAX_BYTES   (1u << 20)
 #define MAX_ALIASES 8192
-
-enum ini_section { NO_SECTION, ALIASES, DEFAULT_TAGS };
-
-static lm_str take_line(lm_str *rest) {
-    const char *end = memchr(rest->ptr, '\n', rest->len);
-    size_t len = end ? (size_t)(end - rest->ptr) : rest->len;
-    lm_str line = {rest->ptr, len};
-    size_t used = end ? len + 1 : len;
-    *rest = (lm_str){rest->ptr + used, rest->len - used};
-    return lm_str_trim(line);
-}
-
-/* "a = b" in two; false without '=' or with an empty side. */
-static bool take_pair(lm_str line, lm_str *key, lm_str *value) {
-    const char *eq = memchr(line.ptr, '=', line.len);
-    if (!eq) return false;
-    *key = lm_str_trim((lm_str){line.ptr, (size_t)(eq - line.ptr)});
-    *value = lm_str_trim((lm_str){eq + 1, line.len - (size_t)(eq - line.ptr) - 1});
-    return key->len && value->len;
-}
 
 static void *grow(void *items, uint32_t n, uint32_t *room, size_t size) {
     if (n < *room) return items;
@@ -122,44 +97,51 @@ static lm_status add_default_tag(lm_aliases *a, lm_str key, lm_str value, lm_err
     return LM_OK;
 }
 
-static lm_status add_line(lm_aliases *a, lm_str line, enum ini_section *section, lm_err *err) {
-    lm_str key, value;
-
-    if (line.len == 0 || line.ptr[0] == '#' || line.ptr[0] == ';') return LM_OK;
-    if (line.ptr[0] == '[') {
-        if (lm_str_eq(line, LM_STR("[aliases]")))
-            *section = ALIASES;
-        else if (lm_str_eq(line, LM_STR("[default-tags]")))
-            *section = DEFAULT_TAGS;
-        else
-            return lm_fail(err, LM_INVALID,
-                           "unknown section " LM_STR_FMT ", there are [aliases] and [default-tags]",
-                           LM_STR_ARG(line));
-        return LM_OK;
-    }
-    if (!take_pair(line, &key, &value)) return lm_fail(err, LM_INVALID, "expected: name = value");
-    switch (*section) {
-    case ALIASES: return add_alias(a, key, value, err);
-    case DEFAULT_TAGS: return add_default_tag(a, key, value, err);
-    case NO_SECTION: break;
-    }
-    return lm_fail(err, LM_INVALID, "write [aliases] or [default-tags] before the first entry");
+static lm_status add_line(void *ctx, lm_str section, lm_str key, lm_str value, lm_err *err) {
+    lm_aliases *a = ctx;
+    bool aliases = lm_str_eq(section, LM_STR("aliases")), tags = lm_str_eq(section, LM_STR("default-tags"));
+    if (!section.len)
+        return lm_fail(err, LM_INVALID, "write [aliases] or [default-tags] before the first entry");
+    if (!aliases && !tags)
+        return lm_fail(err, LM_INVALID,
+                       "unknown section [" LM_STR_FMT "], there are [aliases] and [default-tags]",
+                       LM_STR_ARG(section));
+    if (!key.len) return LM_OK;
+    if (!value.len) return lm_fail(err, LM_INVALID, "expected: name = value");
+    return aliases ? add_alias(a, key, value, err) : add_default_tag(a, key, value, err);
 }
 
 lm_status lm_aliases_read(lm_aliases *a, const char *path, lm_err *err) {
-    lm_buf text;
-    lm_buf_init(&text, MAX_BYTES);
-    lm_status st = lm_file_read(path, MAX_BYTES, &text, err);
-    enum ini_section section = NO_SECTION;
-    lm_str rest = lm_buf_view(&text);
-    if (lm_str_starts(rest, LM_STR("\xef\xbb\xbf"))) rest = (lm_str){rest.ptr + 3, rest.len - 3};
-
-    for (int line = 1; st == LM_OK && rest.len; line++) {
-        st = add_line(a, take_line(&rest), &section, err);
-        if (st != LM_OK) lm_fail_in(err, st, "%s line %d", path, line);
-    }
+    lm_status st = lm_ini_read(path, MAX_BYTES, add_line, a, err);
     a->n_files++;
-    lm_buf_release(&text);
+    return st;
+}
+
+/* ../share/mlx-ollama/aliases.ini, seen from the running program; the build lays the same tree. */
+static lm_status installed(char **path, lm_err *err) {
+    char program[PATH_MAX];
+    if (!lm_program_path(program)) return lm_fail(err, LM_IO, "cannot find out where this program lies");
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(program, '/');
+        if (slash) *slash = '\0';
+    }
+    *path = lm_path_join(program, "share/mlx-ollama/aliases.ini");
+    return LM_OK;
+}
+
+lm_status lm_aliases_open(lm_aliases *a, const char *given, lm_err *err) {
+    if (given) return lm_aliases_read(a, given, err);
+
+    char *path = NULL;
+    lm_status st = installed(&path, err);
+    if (st == LM_OK) st = lm_aliases_read(a, path, err);
+    if (st == LM_NOT_FOUND) lm_fail(err, st, "%s is missing: install mlx-ollama again", path);
+    free(path);
+    if (st != LM_OK) return st;
+
+    path = lm_path_config("aliases.ini");
+    st = lm_path_is_file(path) ? lm_aliases_read(a, path, err) : LM_OK;
+    free(path);
     return st;
 }
 
@@ -184,15 +166,4 @@ const char *lm_aliases_default_tag(const lm_aliases *a, const lm_name *name) {
         if (lm_name_same(&plain, name)) return a->tags[i].name.tag;
     }
     return NULL;
-}
-
-lm_status lm_aliases_installed(char **path, lm_err *err) {
-    char program[PATH_MAX];
-    if (!lm_program_path(program)) return lm_fail(err, LM_IO, "cannot find out where this program lies");
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(program, '/');
-        if (slash) *slash = '\0';
-    }
-    *path = lm_path_join(program, "share/mlx-ollama/aliases.ini");
-    return LM_OK;
 }

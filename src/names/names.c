@@ -3,7 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "store/private.h"
+#include "names/names.h"
 
 /* Cuts the part after the last `at` off s. False when there is no `at`. */
 static bool cut_last(lm_str *s, char at, lm_str *part) {
