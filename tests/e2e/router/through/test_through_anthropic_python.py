@@ -1,0 +1,1 @@
+from known.test_anthropic_python import *  # noqa: F403

@@ -1,0 +1,1 @@
+from known.test_api_cases import *  # noqa: F403

@@ -1,0 +1,1 @@
+from known.test_embeddings import *  # noqa: F403

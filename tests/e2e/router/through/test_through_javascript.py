@@ -1,0 +1,1 @@
+from known.test_javascript import *  # noqa: F403

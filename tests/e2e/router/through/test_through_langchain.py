@@ -1,0 +1,1 @@
+from known.test_langchain import *  # noqa: F403

@@ -1,0 +1,1 @@
+from known.test_ollama_python import *  # noqa: F403

@@ -1,0 +1,1 @@
+from known.test_openai_python import *  # noqa: F403

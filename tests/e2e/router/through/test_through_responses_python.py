@@ -1,0 +1,1 @@
+from known.test_responses_python import *  # noqa: F403
