@@ -10,36 +10,22 @@
 
 #define STOP_S 40
 
-/* ---- a line of `mlx-ollama-bridge list` */
-
-/* NAME    ID (12)    SIZE (8)    MODIFIED (16)    PLACE, with four blanks between. */
-static bool place_in_line(lm_str line, const char *id, char out[512]) {
-    enum { ID = 12, BEFORE_PLACE = ID + 4 + 8 + 4 + 16 + 4 };
-    for (size_t i = 4; i + BEFORE_PLACE < line.len; i++) {
-        if (memcmp(line.ptr + i - 4, "    ", 4) || memcmp(line.ptr + i, id, ID)) continue;
-        snprintf(out, 512, "%.*s", (int)(line.len - i - BEFORE_PLACE), line.ptr + i + BEFORE_PLACE);
-        return lm_path_is_dir(out);
-    }
-    return false;
-}
+/* ---- where a model lies */
 
 /* The directory of the model with this digest, of a bridge with our arguments. */
 static bool find_place(bench *b, const char *digest, char out[512]) {
-    char *program = bridge_program();
-    char *argv[72] = {program};
-    size_t n = 1;
-    for (char **a = b->d.config->bridge_args; *a && n < 70; a++) argv[n++] = *a;
-    argv[n] = "list";
-    doctor_process *p = NULL;
-    lm_buf line;
+    json_t *list = NULL;
+    const json_t *m;
+    size_t i;
     bool found = false;
-    lm_buf_init(&line, 1u << 16);
-    if (process_start(&p, argv, true, NULL) == LM_OK)
-        while (!found && process_hear(p, b->d.config->timeout_s, &b->d.report, &line, NULL) == LM_OK)
-            found = place_in_line(lm_buf_view(&line), digest, out);
-    process_stop(p, 5);
-    lm_buf_release(&line);
-    free(program);
+    if (bridge_list(b->d.config, &b->d.report, &list, NULL) != LM_OK) return false;
+    json_array_foreach(json_object_get(list, "models"), i, m) {
+        const char *its = json_string_value(json_object_get(m, "digest"));
+        const char *place = json_string_value(json_object_get(m, "place"));
+        if (found || !its || !place || strcmp(its, digest)) continue;
+        found = snprintf(out, 512, "%s", place) < 512 && lm_path_is_dir(out);
+    }
+    json_decref(list);
     return found;
 }
 
@@ -72,7 +58,7 @@ static bool meet_bridge(bench *b, doctor_result *r) {
     doctor *d = &b->d;
     check_reachable(d, r);
     if (d->reachable) check_health(d, r);
-    if (d->reachable && r->state == DOCTOR_SKIPPED)
+    if (d->reachable && r->state != DOCTOR_FAILED && !d->ours)
         doctor_failed(r, "name a bridge with --url; the Ollama to compare with is --ollama URL",
                       "%s is not mlx-ollama-bridge", d->url);
     if (r->state != DOCTOR_PASSED) return false;
@@ -95,27 +81,20 @@ static bool is_bridge(const wire *w) {
     return is;
 }
 
-static bool meet_ollama(bench *b, doctor_result *r) {
-    const doctor_config *c = b->d.config;
-    bench_peer *p = &b->peers[OLLAMA];
-    wire brief = b->ollama;
+/* A server that runs: its version, and whether it has the model that p names. */
+static bool meet_server(bench *b, bench_peer *p, const char *start, doctor_result *r) {
+    wire brief = p->wire;
     brief.timeout_s = b->d.brief.timeout_s;
-    if (!strcmp(b->ollama_url, b->d.url))
-        return doctor_failed(r, "name Ollama's with --ollama URL", "%s is our own server", b->ollama_url);
+    if (!strcmp(p->url, b->d.url)) return doctor_failed(r, start, "%s is our own server", p->url);
     json_t *o = wire_json(&brief, "GET", "/api/version", NULL, r);
     if (!o) {
-        snprintf(r->remedy, sizeof r->remedy,
-                 "start it (ollama serve), or say where it is with --ollama URL");
+        snprintf(r->remedy, sizeof r->remedy, "%s", start);
         return false;
     }
     const char *version = json_string_value(json_object_get(o, "version"));
     doctor_passed(r, "%s", version ? version : ""); /* a server's words: made harmless */
     snprintf(p->version, sizeof p->version, "%.100s", r->detail);
     json_decref(o);
-    if (is_bridge(&brief))
-        return doctor_failed(r, "start Ollama on another port and name it with --ollama URL",
-                             "what answers at %s is mlx-ollama-bridge, not Ollama", b->ollama_url);
-    snprintf(p->model, sizeof p->model, "%s", c->ollama_model ? c->ollama_model : b->d.model);
     json_t *body = json_pack("{s:s}", "model", p->model);
     o = wire_json(&brief, "POST", "/api/show", body, r);
     json_decref(body);
@@ -125,7 +104,25 @@ static bool meet_ollama(bench *b, doctor_result *r) {
     }
     char why[256];
     snprintf(why, sizeof why, "%.250s", r->detail);
-    return doctor_failed(r, "ollama pull the same model, or name it with --ollama-model", "%s", why);
+    return doctor_failed(r, "pull the same model there (ollama pull), or name Ollama's with --ollama-model",
+                         "%s", why);
+}
+
+static bool meet_ollama(bench *b, doctor_result *r) {
+    const doctor_config *c = b->d.config;
+    bench_peer *p = &b->peers[OLLAMA];
+    wire brief = p->wire;
+    brief.timeout_s = b->d.brief.timeout_s;
+    if (is_bridge(&brief))
+        return doctor_failed(r, "start Ollama on another port and name it with --ollama URL",
+                             "what answers at %s is mlx-ollama-bridge, not Ollama", p->url);
+    snprintf(p->model, sizeof p->model, "%s", c->ollama_model ? c->ollama_model : b->d.model);
+    return meet_server(b, p, "start it (ollama serve), or say where it is with --ollama URL", r);
+}
+
+static bool meet_peer(bench *b, bench_peer *p, doctor_result *r) {
+    snprintf(p->model, sizeof p->model, "%s", b->d.model);
+    return meet_server(b, p, "start it, or correct its address in --peer NAME=URL", r);
 }
 
 static bool meet_mlx_lm(bench *b, doctor_result *r) {
@@ -150,11 +147,10 @@ static bool meet_mlx_lm(bench *b, doctor_result *r) {
 static bool run_ours(bench *b, bench_run *out, doctor_result *r) {
     const doctor_config *c = b->d.config;
     if (c->url_given) {
-        char host[256];
         uint16_t port = 0;
-        lm_address_parse(b->d.url, 0, host, &port);
-        bool here = !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
-        return bench_server(b, &b->d.wire, b->d.model, here ? process_on_port(port) : 0, 0, out, r) &&
+        bool here = wire_is_here(b->d.url, &port);
+        return bench_server(b, b->peers[OURS].name, &b->d.wire, b->d.model, here ? process_on_port(port) : 0,
+                            0, out, r) &&
                wire_unload(&b->d.wire, b->d.model, r); /* its memory is the others' now */
     }
     doctor_process *p = NULL;
@@ -163,35 +159,32 @@ static bool run_ours(bench *b, bench_run *out, doctor_result *r) {
     if (bridge_start(c, &b->d.report, &p, b->d.url, &err) != LM_OK)
         return doctor_failed(r, "install mlx-ollama-bridge beside this program, or see its last words", "%s",
                              err.text);
-    bool ok = bench_server(b, &b->d.wire, b->d.model, process_pid(p), started, out, r);
+    bool ok = bench_server(b, b->peers[OURS].name, &b->d.wire, b->d.model, process_pid(p), started, out, r);
     process_stop(p, STOP_S);
     return ok;
 }
 
-static bool run_ollama(bench *b, bench_run *out, doctor_result *r) {
-    char host[256];
+static bool run_server(bench *b, const bench_peer *p, bench_run *out, doctor_result *r) {
     uint16_t port = 0;
-    lm_address_parse(b->ollama_url, 0, host, &port);
-    bool here = !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
-    if (!bench_server(b, &b->ollama, b->peers[OLLAMA].model, here ? process_on_port(port) : 0, 0, out, r))
+    bool here = wire_is_here(p->url, &port);
+    if (!bench_server(b, p->name, &p->wire, p->model, here ? process_on_port(port) : 0, 0, out, r))
         return false;
-    return wire_unload(&b->ollama, b->peers[OLLAMA].model, r); /* its memory is the others' now */
+    return wire_unload(&p->wire, p->model, r); /* its memory is the others' now */
 }
 
-static bool run_one(bench *b, bench_who who, bench_run *out, doctor_result *r) {
+static bool run_one(bench *b, int who, bench_run *out, doctor_result *r) {
     const doctor_config *c = b->d.config;
     bench_peer *p = &b->peers[who];
-    switch (who) {
-    case OURS: return run_ours(b, out, r);
-    case OLLAMA: return run_ollama(b, out, r);
-    default: return bench_mlx_lm(b, c->mlx_lm ? c->mlx_lm : "python3", p->model, p->version, out, r);
-    }
+    if (who == OURS) return run_ours(b, out, r);
+    if (who == MLX_LM)
+        return bench_mlx_lm(b, c->mlx_lm ? c->mlx_lm : "python3", p->model, p->version, out, r);
+    return run_server(b, p, out, r);
 }
 
 /* False: ours could not be measured. A peer that fails is absent from then on. */
 static bool run_all(bench *b, doctor_result *r) {
     for (uint32_t i = 0; i < b->d.config->repeat; i++) {
-        for (int who = 0; who < N_PEERS; who++) {
+        for (int who = 0; who < N_PEERS + b->n_more; who++) {
             bench_peer *p = &b->peers[who];
             if (p->absent[0]) continue;
             if (!b->d.report.progress)
@@ -224,6 +217,8 @@ static bool meet_all(bench *b, doctor_result *r) {
         doctor_result why;
         if (!meet_ollama(b, &why)) absent(&b->peers[OLLAMA], &why);
         if (!meet_mlx_lm(b, &why)) absent(&b->peers[MLX_LM], &why);
+        for (int i = N_PEERS; i < N_PEERS + b->n_more; i++)
+            if (!meet_peer(b, &b->peers[i], &why)) absent(&b->peers[i], &why);
     }
     process_stop(p, STOP_S);
     report_quiet(&b->d.report);
@@ -250,28 +245,39 @@ static void tell(const bench *b) {
 /* Somebody who was asked for and could not be measured is a failure. */
 static bool all_that_were_named(const bench *b) {
     const doctor_config *c = b->d.config;
+    for (int i = N_PEERS; i < N_PEERS + b->n_more; i++)
+        if (b->peers[i].absent[0]) return false;
     return !(c->ollama_given && b->peers[OLLAMA].absent[0]) && !(c->mlx_lm && b->peers[MLX_LM].absent[0]);
 }
 
 int doctor_bench(const doctor_config *c) {
-    bench b = {.d = {.config = c}, .peers = {{.name = "mlx-ollama"}, {.name = "Ollama"}, {.name = "mlx-lm"}}};
+    bench b = {.d = {.config = c},
+               .peers = {{.name = "mlx-ollama", .key = "mlx_ollama"},
+                         {.name = "Ollama", .key = "ollama"},
+                         {.name = "mlx-lm", .key = "mlx_lm"}}};
     lm_client *client = NULL;
     lm_err err = {0};
     doctor_result r = {0};
     if (lm_client_open(&client, &err) != LM_OK) {
         fprintf(stderr, "test-mlx-integration: %s\n", err.text);
-        return EXIT_FAILED;
+        return EXIT_BROKEN;
     }
     doctor_config quiet = *c; /* results are told by the table alone */
     quiet.json = quiet.tap = false;
     report_open(&b.d.report, &quiet);
     strcpy(b.d.url, c->url);
-    strcpy(b.ollama_url, c->ollama_url);
     snprintf(b.d.model, sizeof b.d.model, "%s", c->model ? c->model : "");
     b.d.wire = b.d.brief = (wire){client, b.d.url, c->timeout_s, 0, &b.d.report};
-    b.ollama = (wire){client, b.ollama_url, c->timeout_s, 0, &b.d.report};
+    strcpy(b.peers[OLLAMA].url, c->ollama_url);
+    b.n_more = (int)c->n_peers;
+    for (int i = 0; i < b.n_more; i++) {
+        b.peers[N_PEERS + i].name = b.peers[N_PEERS + i].key = c->peers[i].name;
+        strcpy(b.peers[N_PEERS + i].url, c->peers[i].url);
+    }
+    for (int i = 0; i < N_PEERS + b.n_more; i++)
+        b.peers[i].wire = (wire){client, b.peers[i].url, c->timeout_s, 0, &b.d.report};
     if (b.d.brief.timeout_s > 10) b.d.brief.timeout_s = 10;
-    for (int i = 0; i < N_PEERS; i++) b.peers[i].runs = lm_alloc(c->repeat * sizeof(bench_run));
+    for (int i = 0; i < N_PEERS + b.n_more; i++) b.peers[i].runs = lm_alloc(c->repeat * sizeof(bench_run));
     machine_name(b.machine);
     b.turn = (uint32_t)(lm_wall_ns() / 1000000000 %
                         100000); /* the prompts of an earlier bench are none of this one's */
@@ -281,8 +287,8 @@ int doctor_bench(const doctor_config *c) {
         tell(&b);
     else if (!process_interrupted())
         fprintf(stderr, "✗ %s\n  → %s\n", r.detail, r.remedy);
-    for (int i = 0; i < N_PEERS; i++) free(b.peers[i].runs);
+    for (int i = 0; i < N_PEERS + b.n_more; i++) free(b.peers[i].runs);
     lm_client_close(client);
     if (process_interrupted()) return EXIT_INTERRUPTED;
-    return ok && all_that_were_named(&b) ? EXIT_PASSED : EXIT_FAILED;
+    return ok && all_that_were_named(&b) ? EXIT_PASSED : 1;
 }

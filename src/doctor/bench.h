@@ -35,19 +35,20 @@ typedef struct bench_run {
 typedef enum bench_who { OURS, OLLAMA, MLX_LM, N_PEERS } bench_who;
 
 typedef struct bench_peer {
-    const char *name;
-    char version[128]; /* with what it says of itself */
-    char model[512];   /* name or directory */
-    char absent[512];  /* why it isn't measured; empty: it is */
+    const char *name, *key; /* for people, in JSON */
+    char url[512];          /* of a server that runs already */
+    wire wire;              /* to it */
+    char version[128];      /* with what it says of itself */
+    char model[512];        /* name or directory */
+    char absent[512];       /* why it isn't measured; empty: it is */
     bench_run *runs;
     uint32_t n_runs;
 } bench_peer;
 
 typedef struct bench {
-    doctor d; /* of our own server */
-    bench_peer peers[N_PEERS];
-    char ollama_url[512];
-    wire ollama;
+    doctor d;                                     /* of our own server */
+    bench_peer peers[N_PEERS + DOCTOR_MAX_PEERS]; /* behind the three those of --peer */
+    int n_more;                                   /* of --peer */
     char machine[256];
     char doing[128];
     uint32_t turn; /* makes each prompt another */
@@ -55,10 +56,10 @@ typedef struct bench {
 
 /* ---- measuring: bench_ask.c. False: r says why. */
 
-/* One run of a server. pid 0: memory is not measured; started_ns: when its process was started, 0 unless it
+/* One run of a server of this name. pid 0: memory is not measured; started_ns: when its process was started, 0 unless it
  * was just now. */
-bool bench_server(bench *b, const wire *w, const char *model, int pid, uint64_t started_ns, bench_run *out,
-                  doctor_result *r);
+bool bench_server(bench *b, const char *who, const wire *w, const char *model, int pid, uint64_t started_ns,
+                  bench_run *out, doctor_result *r);
 /* One run of mlx_lm in a process of its own; version is filled. */
 bool bench_mlx_lm(bench *b, const char *python, const char *dir, char version[128], bench_run *out,
                   doctor_result *r);
@@ -69,7 +70,7 @@ bool bench_has_mlx_lm(bench *b, const char *python, doctor_result *r);
 
 double bench_median(const bench_peer *p, bench_figure f); /* NAN: none */
 /* How many times better ours is than the peer's; of memory ours as a share of the peer's. NAN: not known. */
-double bench_ratio(const bench *b, bench_who peer, bench_figure f);
+double bench_ratio(const bench *b, int peer, bench_figure f);
 void bench_write_markdown(const bench *b, lm_buf *out);
 json_t *bench_json(const bench *b);
 

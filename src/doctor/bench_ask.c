@@ -136,9 +136,8 @@ static void clear(bench_run *run) {
     for (int i = 0; i < N_FIGURES; i++) run->figure[i] = NAN;
 }
 
-bool bench_server(bench *b, const wire *w, const char *model, int pid, uint64_t started_ns, bench_run *out,
-                  doctor_result *r) {
-    const char *who = w == &b->ollama ? b->peers[OLLAMA].name : b->peers[OURS].name;
+bool bench_server(bench *b, const char *who, const wire *w, const char *model, int pid, uint64_t started_ns,
+                  bench_run *out, doctor_result *r) {
     bench_run run;
     spoken load, first, prompt, answer, review;
     clear(&run);

@@ -31,8 +31,6 @@ static const promise promises[N_FIGURES] = {
     [FIGURE_REVIEW] = {"4-6x Ollama", 0, 4},
 };
 
-static const char *const peer_keys[N_PEERS] = {"mlx_ollama", "ollama", "mlx_lm"};
-
 /* ---- numbers */
 
 static int by_size(const void *a, const void *b) {
@@ -50,7 +48,7 @@ double bench_median(const bench_peer *p, bench_figure f) {
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-double bench_ratio(const bench *b, bench_who peer, bench_figure f) {
+double bench_ratio(const bench *b, int peer, bench_figure f) {
     double ours = bench_median(&b->peers[OURS], f), theirs = bench_median(&b->peers[peer], f);
     if (!(ours > 0) || !(theirs > 0)) return NAN;
     return figures[f].unit == SECONDS ? theirs / ours : ours / theirs;
@@ -104,7 +102,7 @@ static void write_notes(const bench *b, lm_buf *out) {
         out,
         "\nRatio: how many times faster this is than the other; of memory its share of the other's. Files "
         "are in the page cache.\n");
-    for (int i = OLLAMA; i < N_PEERS; i++) {
+    for (int i = OLLAMA; i < N_PEERS + b->n_more; i++) {
         const bench_peer *p = &b->peers[i];
         if (p->absent[0]) lm_buf_printf(out, "%s is absent: %s\n", p->name, p->absent);
         if (!p->n_runs) continue;
@@ -125,7 +123,7 @@ static void write_notes(const bench *b, lm_buf *out) {
 static void write_head(const bench *b, lm_buf *out) {
     char date[40];
     lm_time_rfc3339(lm_wall_ns(), date);
-    for (int i = 0; i < N_PEERS; i++)
+    for (int i = 0; i < N_PEERS + b->n_more; i++)
         if (b->peers[i].n_runs)
             lm_buf_printf(out, "%s%s %s", i ? "; " : "", b->peers[i].name, b->peers[i].version);
     lm_buf_printf(out, "; model %s; %s; median of %u; %.10s\n\n", b->peers[OURS].model, b->machine,
@@ -135,14 +133,17 @@ static void write_head(const bench *b, lm_buf *out) {
 void bench_write_markdown(const bench *b, lm_buf *out) {
     static const char *const kept[] = {"?", "no", "yes"};
     write_head(b, out);
-    lm_buf_text(out, "| | promised | measured | Ollama | ratio | kept | mlx-lm | ratio "
-                     "|\n|---|---|---|---|---|---|---|---|\n");
+    lm_buf_text(out, "| | promised | measured | Ollama | ratio | kept | mlx-lm | ratio |");
+    for (int i = N_PEERS; i < N_PEERS + b->n_more; i++) lm_buf_printf(out, " %s | ratio |", b->peers[i].name);
+    lm_buf_text(out, "\n|---|---|---|---|---|---|---|---|");
+    for (int i = 0; i < b->n_more; i++) lm_buf_text(out, "---|---|");
+    lm_buf_char(out, '\n');
     for (int f = 0; f < N_FIGURES; f++) {
         lm_buf_text(out, "| ");
         write_title(b, f, out);
         lm_buf_printf(out, " | %s | ", promises[f].text ? promises[f].text : "");
         write_value(out, f, bench_median(&b->peers[OURS], f));
-        for (int i = OLLAMA; i < N_PEERS; i++) {
+        for (int i = OLLAMA; i < N_PEERS + b->n_more; i++) {
             lm_buf_text(out, " | ");
             write_value(out, f, bench_median(&b->peers[i], f));
             lm_buf_text(out, " | ");
@@ -179,10 +180,13 @@ static json_t *figure_json(const bench *b, bench_figure f) {
     static const char *const units[] = {"s", "tokens/s", "bytes"};
     json_t *o = json_pack("{s:s, s:s, s:s}", "figure", figures[f].key, "title", figures[f].title, "unit",
                           units[figures[f].unit]);
-    for (int i = 0; i < N_PEERS; i++)
-        json_object_set_new(o, peer_keys[i], number(bench_median(&b->peers[i], f)));
-    json_object_set_new(o, "ratio_ollama", number(bench_ratio(b, OLLAMA, f)));
-    json_object_set_new(o, "ratio_mlx_lm", number(bench_ratio(b, MLX_LM, f)));
+    for (int i = 0; i < N_PEERS + b->n_more; i++)
+        json_object_set_new(o, b->peers[i].key, number(bench_median(&b->peers[i], f)));
+    for (int i = OLLAMA; i < N_PEERS + b->n_more; i++) {
+        char key[80];
+        snprintf(key, sizeof key, "ratio_%s", b->peers[i].key);
+        json_object_set_new(o, key, number(bench_ratio(b, i, f)));
+    }
     json_object_set_new(o, "promised", promises[f].text ? json_string(promises[f].text) : json_null());
     int kept = is_kept(b, f);
     json_object_set_new(o, "kept", kept < 0 ? json_null() : json_boolean(kept));
@@ -194,7 +198,8 @@ json_t *bench_json(const bench *b) {
     lm_time_rfc3339(lm_wall_ns(), date);
     json_t *list = json_array(), *peers = json_object();
     for (int f = 0; f < N_FIGURES; f++) json_array_append_new(list, figure_json(b, f));
-    for (int i = 0; i < N_PEERS; i++) json_object_set_new(peers, peer_keys[i], peer_json(&b->peers[i]));
+    for (int i = 0; i < N_PEERS + b->n_more; i++)
+        json_object_set_new(peers, b->peers[i].key, peer_json(&b->peers[i]));
     return json_pack("{s:s, s:s, s:o, s:o}", "machine", b->machine, "date", date, "figures", list, "peers",
                      peers);
 }

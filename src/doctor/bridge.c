@@ -1,4 +1,5 @@
-/* bridge.c - a bridge of our own: started on a port that the system chooses, which its log then names. */
+/* bridge.c - the programs beside this one; a bridge of our own: started on a port that the system chooses,
+ * which its log then names. */
 #include "doctor/doctor.h"
 
 #include <limits.h>
@@ -8,22 +9,97 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 
 #define NAME     "mlx-ollama-bridge"
 #define MAX_ARGS 64
 #define UP_S     60 /* opening looks at every model directory of the disk */
 
-char *bridge_program(void) {
+/* ---- programs */
+
+static char *beside(const char *name) {
     char path[PATH_MAX];
-    if (lm_program_path(path)) {
-        char *slash = strrchr(path, '/');
-        if (slash) *slash = '\0';
-        char *beside = lm_path_join(path, NAME);
-        if (access(beside, X_OK) == 0) return beside;
-        free(beside);
-    }
-    return lm_strdup(NAME);
+    if (!lm_program_path(path)) return NULL;
+    char *slash = strrchr(path, '/');
+    if (slash) *slash = '\0';
+    char *file = lm_path_join(path, name);
+    if (lm_path_is_file(file)) return file;
+    free(file);
+    return NULL;
 }
+
+char *program_find(const char *name) {
+    char *file = beside(name);
+    const char *path = getenv("PATH");
+    while (!file && path && *path) {
+        size_t n = strcspn(path, ":");
+        char *dir = lm_str_dup((lm_str){path, n});
+        file = lm_path_join(n ? dir : ".", name);
+        free(dir);
+        if (!lm_path_is_file(file) || access(file, X_OK)) {
+            free(file);
+            file = NULL;
+        }
+        path += n + (path[n] == ':');
+    }
+    return file;
+}
+
+char *bridge_program(void) {
+    char *file = program_find(NAME);
+    return file ? file : lm_strdup(NAME);
+}
+
+/* ---- questions that it answers with JSON */
+
+static size_t count(char *const words[]) {
+    size_t n = 0;
+    while (words && words[n]) n++;
+    return n;
+}
+
+static size_t append(char *argv[], size_t n, char *const words[]) {
+    for (size_t i = 0; words && words[i]; i++) argv[n++] = words[i];
+    return n;
+}
+
+lm_status bridge_json(const doctor_config *c, doctor_report *ticking, char *const words[], json_t **out,
+                      lm_err *err) {
+    char *program = bridge_program(), last[256],
+         env[] = "/usr/bin/env"; /* which sets variables, and is it then */
+    char **argv = lm_alloc((count(c->bridge_env) + count(c->bridge_args) + count(words) + 3) * sizeof *argv);
+    size_t n = 0;
+    int status = 0;
+    if (c->bridge_env) argv[n++] = env;
+    n = append(argv, n, c->bridge_env);
+    argv[n++] = program;
+    n = append(argv, n, c->bridge_args);
+    append(argv, n, words);
+    lm_buf said;
+    lm_buf_init(&said, 16u << 20);
+    lm_status st = process_run(argv, c->timeout_s, ticking, &said, &status, last, err);
+    if (st == LM_OK && status) st = lm_fail(err, LM_IO, "%s", last[0] ? last : "it failed without a word");
+    if (st == LM_OK && lm_json_parse(lm_buf_view(&said), out, err) != LM_OK)
+        st = lm_fail_in(err, LM_CORRUPT, "what %s says is no JSON", NAME);
+    lm_buf_release(&said);
+    free(program);
+    free(argv);
+    return st;
+}
+
+lm_status bridge_list(const doctor_config *c, doctor_report *ticking, json_t **out, lm_err *err) {
+    json_t *o = NULL;
+    lm_status st = bridge_json(c, ticking, (char *[]){"list", "--json", NULL}, &o, err);
+    if (st != LM_OK) return st;
+    if (!json_is_string(json_object_get(o, "store")) || !json_is_array(json_object_get(o, "models"))) {
+        json_decref(o);
+        return lm_fail(err, LM_CORRUPT, "this is not the list of a " NAME " of this version");
+    }
+    *out = o;
+    return LM_OK;
+}
+
+/* ---- one of our own */
 
 /* The port in the line msg=listening ... port=N; 0: not yet. */
 static unsigned listening_port(doctor_process *p) {

@@ -1,5 +1,6 @@
-/* check.c - the list of the checks, and their run. */
+/* check.c - the list of the checks of a server, and the whole run: the installation, then what is live. */
 #include "doctor/check.h"
+#include "doctor/install.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,7 @@ static const check checks[] = {
     {"generate", "POST /api/generate", WITH_MODEL, check_generate},
     {"stream", "POST /api/generate, streaming", WITH_MODEL, check_stream},
     {"chat", "POST /api/chat, streaming", WITH_MODEL, check_chat},
+    {"tools", "POST /api/chat with a tool", WITH_MODEL, check_tools},
     {"embed", "POST /api/embed", WITH_MODEL, check_embed},
     {"openai", "POST /v1/chat/completions", WITH_MODEL, check_openai},
     {"leaving", "a client that leaves in the middle", WITH_MODEL, check_leaving},
@@ -82,29 +84,55 @@ static void stop_bridge(doctor *d, doctor_process *bridge) {
     if (!process_interrupted()) report_add(&d->report, "stop", title, &r);
 }
 
+/* ---- the whole */
+
+/* The first of the places where a server of ours may be expected that answers as Ollama; false: none does. */
+static bool find_running(doctor *d, const installation *i) {
+    char urls[N_PORTS][512];
+    install_urls(i, urls);
+    report_begin(&d->report, "is there a server");
+    for (int k = 0; k < N_PORTS && !d->reachable; k++) {
+        doctor_result ignored;
+        strcpy(d->url, urls[k]);
+        check_reachable(d, &ignored);
+    }
+    report_quiet(&d->report);
+    return d->reachable;
+}
+
+static void check_live(doctor *d, const installation *i) {
+    const doctor_config *c = d->config;
+    doctor_process *bridge = NULL;
+    bool own = c->start || (!c->url_given && !find_running(d, i));
+    if (process_interrupted() || (own && !start_bridge(d, &bridge))) return;
+    d->reachable = false;
+    for (size_t k = 0; k < sizeof checks / sizeof *checks && !process_interrupted(); k++) run(d, &checks[k]);
+    if (bridge) stop_bridge(d, bridge);
+}
+
 int doctor_check(const doctor_config *c) {
     doctor d = {.config = c};
-    doctor_process *bridge = NULL;
     lm_client *client = NULL;
     lm_err err = {0};
     if (lm_client_open(&client, &err) != LM_OK) {
         fprintf(stderr, "test-mlx-integration: %s\n", err.text);
-        return EXIT_FAILED;
+        return EXIT_BROKEN;
     }
     report_open(&d.report, c);
-    strcpy(d.url, c->url);
     snprintf(d.model, sizeof d.model, "%s", c->model ? c->model : "");
     d.wire = (wire){client, d.url, c->timeout_s, 0, &d.report};
     d.brief = d.wire;
     if (d.brief.timeout_s > BRIEF_S) d.brief.timeout_s = BRIEF_S;
     d.brief.total_s = 3 * d.brief.timeout_s; /* also of one that sends a byte now and then */
 
-    if (!c->start || start_bridge(&d, &bridge))
-        for (size_t i = 0; i < sizeof checks / sizeof *checks && !process_interrupted(); i++)
-            run(&d, &checks[i]);
-    if (bridge) stop_bridge(&d, bridge);
+    installation i = {.config = c, .report = &d.report, .client = client};
+    if (!c->start && !c->url_given) install_check(&i);
+    if (!c->installation) {
+        strcpy(d.url, c->url);
+        check_live(&d, &i);
+    }
     report_close(&d.report, d.url);
+    install_release(&i);
     lm_client_close(client);
-    if (process_interrupted()) return EXIT_INTERRUPTED;
-    return d.report.n_failed ? EXIT_FAILED : EXIT_PASSED;
+    return process_interrupted() ? EXIT_INTERRUPTED : report_exit(&d.report);
 }

@@ -91,7 +91,7 @@ void check_chat(doctor *d, doctor_result *r) {
 
 static bool is_absent(const lm_answer *a, doctor_result *r) {
     char said[200];
-    wire_error_text(a, said);
+    lm_answer_error(a, said, sizeof said);
     bool lacks_model = a->status >= 400 && strstr(said, "does not support");
     if (a->status != 404 && a->status != 405 && a->status != 501 && !lacks_model) return false;
     doctor_skipped(r, "%s (%d%s%s)", lacks_model ? "not with this model" : "not offered by this server",

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
+
 void check_reachable(doctor *d, doctor_result *r) {
     lm_answer a;
     if (!wire_ask(&d->brief, "GET", "/", NULL, &a, r)) return;
@@ -49,18 +51,48 @@ static void judge_health(doctor *d, const json_t *o, doctor_result *r) {
         doctor_advise(r, "MLX computes on the CPU, which is slow: --backend cpu is faster here");
 }
 
+static void judge_router(const json_t *o, doctor_result *r) {
+    if (!wire_fields("GET /health", o, "status:s version:s backends:o", r)) return;
+    char list[300] = "";
+    const char *name, *status = json_string_value(json_object_get(o, "status"));
+    const json_t *one;
+    json_object_foreach(json_object_get(o, "backends"), name, one) {
+        const char *state = json_string_value(one);
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, ", %.60s %.20s", name, state ? state : "?");
+    }
+    if (!strcmp(status, "down")) {
+        doctor_failed(r, "start one of them: mlx-server-startup start, or ollama serve",
+                      "the router runs, but no backend behind it%s", list);
+        return;
+    }
+    doctor_passed(r, "ollama-to-mlx-router %s%s", json_string_value(json_object_get(o, "version")), list);
+    if (strcmp(status, "ok"))
+        doctor_advise(r, "not all of them answer: ollama-to-mlx-router status says more");
+}
+
+json_t *check_ask_health(const wire *w, doctor_result *r) {
+    lm_answer a;
+    json_t *o = NULL;
+    if (!wire_ask(w, "GET", "/health", NULL, &a, r)) return NULL;
+    if (a.status == 404)
+        doctor_skipped(
+            r, "no /health: this is neither mlx-ollama-bridge nor ollama-to-mlx-router, but Ollama or its "
+               "like");
+    else if (lm_json_parse(lm_buf_view(&a.body), &o, NULL) != LM_OK || (a.status != 200 && a.status != 503))
+        wire_refused("GET", "/health", &a, r);
+    lm_answer_release(&a);
+    return o;
+}
+
 /* Ollama itself has no /health. */
 void check_health(doctor *d, doctor_result *r) {
-    lm_answer a;
-    if (!wire_ask(&d->brief, "GET", "/health", NULL, &a, r)) return;
-    if (a.status == 404) {
-        doctor_skipped(r, "no /health: this is not mlx-ollama-bridge, but Ollama or its like");
-    } else {
-        json_t *o = wire_body("GET", "/health", &a, r);
-        if (o) judge_health(d, o, r);
-        json_decref(o);
-    }
-    lm_answer_release(&a);
+    json_t *o = check_ask_health(&d->brief, r);
+    if (o && json_object_get(o, "backends"))
+        judge_router(o, r);
+    else if (o)
+        judge_health(d, o, r);
+    json_decref(o);
 }
 
 void check_head(doctor *d, doctor_result *r) {
@@ -158,6 +190,11 @@ void check_show(doctor *d, doctor_result *r) {
                          "details:o model_info:o capabilities:a modified_at:t template:s?", r)) {
         const json_t *info = json_object_get(o, "model_info");
         const char *architecture = json_string_value(json_object_get(info, "general.architecture"));
+        const json_t *one;
+        size_t i;
+        json_array_foreach(json_object_get(o, "capabilities"), i, one) {
+            if (json_is_string(one) && !strcmp(json_string_value(one), "tools")) d->tools = true;
+        }
         char key[128];
         snprintf(key, sizeof key, "%s.context_length", architecture ? architecture : "");
         if (!architecture)
@@ -180,7 +217,7 @@ void check_unknown(doctor *d, doctor_result *r) {
     json_decref(body);
     if (!answered) return;
     char said[200];
-    wire_error_text(&a, said);
+    lm_answer_error(&a, said, sizeof said);
     if (a.status != 404 || !strstr(said, "not found"))
         doctor_failed(r, REMEDY_WIRE, "it must be answered 404 with \"not found\", it was %d: %s", a.status,
                       said);

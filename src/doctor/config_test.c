@@ -66,14 +66,45 @@ static void what_follows_two_dashes_is_the_bridges(void **state) {
     assert_string_equal(c.bridge_args[2], "--json");
     assert_null(c.bridge_args[3]);
     assert_null(read_args(LM_OK, NULL, "--bench").bridge_args[0]);
-    read_args(LM_INVALID, "--start or --bench", "-- --backend mlx");
-    read_args(LM_INVALID, "--start or --bench", "--bench --url x -- --backend mlx");
+    assert_string_equal(read_args(LM_OK, NULL, "-- --backend mlx").bridge_args[1],
+                        "mlx"); /* it may start one */
+    read_args(LM_INVALID, "not for the one of --url", "--url x -- --backend mlx");
+    read_args(LM_INVALID, "not for the one of --url", "--bench --url x -- --backend mlx");
+}
+
+static void a_conformance_names_its_server(void **state) {
+    (void)state;
+    doctor_config c = read_args(LM_OK, NULL, "--conformance 10.0.0.1 --write --case chat");
+    assert_int_equal(c.command, DOCTOR_CONFORMANCE);
+    assert_string_equal(c.url, "http://10.0.0.1:11434");
+    assert_true(c.write);
+    assert_string_equal(c.only_case, "chat");
+    read_args(LM_INVALID, "for --conformance", "--write");
+    read_args(LM_INVALID, "for --conformance", "--url x --case chat");
+    read_args(LM_INVALID, "not for the one of --url", "--conformance x -- --backend mlx");
+}
+
+static void peers_of_a_bench_have_names(void **state) {
+    (void)state;
+    doctor_config c =
+        read_args(LM_OK, NULL, "--bench --peer router=:11436 --peer lm-studio=http://10.0.0.1:1234");
+    assert_int_equal(c.n_peers, 2);
+    assert_string_equal(c.peers[0].name, "router");
+    assert_string_equal(c.peers[0].url, "http://127.0.0.1:11436");
+    assert_string_equal(c.peers[1].url, "http://10.0.0.1:1234");
+    read_args(LM_INVALID, "NAME=URL", "--bench --peer http://x");
+    read_args(LM_INVALID, "NAME=URL", "--bench --peer x=");
+    read_args(LM_INVALID, "one of this name", "--bench --peer ollama=x");
+    read_args(LM_INVALID, "one of this name", "--bench --peer a=x --peer a=y");
+    read_args(LM_INVALID, "for --bench", "--peer a=x");
 }
 
 static void wrong_usage_says_what_is_right(void **state) {
     (void)state;
     read_args(LM_INVALID, "choose one", "--start --url x");
     read_args(LM_INVALID, "choose one", "--json --tap");
+    read_args(LM_INVALID, "this machine alone", "--installation --url x");
+    read_args(LM_INVALID, "this machine alone", "--bench --installation");
     read_args(LM_INVALID, "--json", "--bench --tap");
     read_args(LM_INVALID, "from 1 to 86400", "--timeout 0");
     read_args(LM_INVALID, "from 1 to 100", "--repeat 101");
@@ -86,6 +117,8 @@ int main(void) {
         cmocka_unit_test_setup(an_url_may_be_any_form_of_an_address, clear_environment),
         cmocka_unit_test_setup(the_environment_is_read_as_the_bridge_reads_it, clear_environment),
         cmocka_unit_test_setup(what_follows_two_dashes_is_the_bridges, clear_environment),
+        cmocka_unit_test_setup(a_conformance_names_its_server, clear_environment),
+        cmocka_unit_test_setup(peers_of_a_bench_have_names, clear_environment),
         cmocka_unit_test_setup(wrong_usage_says_what_is_right, clear_environment),
     };
     return cmocka_run_group_tests_name("doctor.config", tests, NULL, NULL);

@@ -7,9 +7,11 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #ifdef __APPLE__
@@ -32,7 +34,7 @@ static void processor_name(char out[128]) {
     if (sysctlbyname("machdep.cpu.brand_string", out, &n, NULL, 0)) strcpy(out, "Mac");
 }
 
-static uint64_t memory_size(void) {
+uint64_t machine_memory(void) {
     uint64_t bytes = 0;
     size_t n = sizeof bytes;
     return sysctlbyname("hw.memsize", &bytes, &n, NULL, 0) ? 0 : bytes;
@@ -54,6 +56,14 @@ static uint64_t resident(int pid) {
     struct rusage_info_v2 info;
     if (proc_pid_rusage(pid, RUSAGE_INFO_V2, (rusage_info_t *)&info)) return 0;
     return info.ri_resident_size > info.ri_phys_footprint ? info.ri_resident_size : info.ri_phys_footprint;
+}
+
+bool process_name(int pid, char out[64]) {
+    char path[PROC_PIDPATHINFO_MAXSIZE];
+    if (proc_pidpath(pid, path, sizeof path) <= 0) return false;
+    const char *slash = strrchr(path, '/');
+    snprintf(out, 64, "%.63s", slash ? slash + 1 : path);
+    return true;
 }
 
 int process_on_port(uint16_t port) {
@@ -101,7 +111,7 @@ static void processor_name(char out[128]) {
     if (f) fclose(f);
 }
 
-static uint64_t memory_size(void) {
+uint64_t machine_memory(void) {
     return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
@@ -168,6 +178,17 @@ static bool holds_socket(int pid, const char *link) {
     return found;
 }
 
+bool process_name(int pid, char out[64]) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/%d/exe", pid);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n <= 0) return false;
+    path[n] = '\0';
+    const char *slash = strrchr(path, '/');
+    snprintf(out, 64, "%.63s", slash ? slash + 1 : path);
+    return true;
+}
+
 int process_on_port(uint16_t port) {
     unsigned long inode = listening_inode("/proc/net/tcp", port);
     if (!inode) inode = listening_inode("/proc/net/tcp6", port);
@@ -184,6 +205,17 @@ int process_on_port(uint16_t port) {
 }
 
 #endif
+
+bool disk_free(const char *path, uint64_t *bytes) {
+    struct statvfs s;
+    char *dir = lm_strdup(path);
+    bool ok = false;
+    for (char *slash; !(ok = !statvfs(dir[0] ? dir : "/", &s)) && (slash = strrchr(dir, '/'));) *slash = '\0';
+    free(dir);
+    if (!ok || !s.f_blocks) return false; /* none: it is no disk */
+    *bytes = (uint64_t)s.f_bavail * (uint64_t)s.f_frsize;
+    return true;
+}
 
 uint64_t memory_of_tree(int pid) {
     if (pid <= 0) return 0;
@@ -208,5 +240,5 @@ void machine_name(char out[256]) {
     char name[128];
     processor_name(name);
     snprintf(out, 256, "%s, %ld cores, %.0f GB", name, sysconf(_SC_NPROCESSORS_ONLN),
-             (double)memory_size() / 1e9);
+             (double)machine_memory() / 1e9);
 }

@@ -13,6 +13,7 @@ int main(int argc, char **argv) {
     switch (config.command) {
     case DOCTOR_CHECK: return doctor_check(&config);
     case DOCTOR_BENCH: return doctor_bench(&config);
+    case DOCTOR_CONFORMANCE: return doctor_conform(&config);
     case DOCTOR_HELP: doctor_usage(); break;
     case DOCTOR_VERSION: printf("test-mlx-integration %s\n", LM_VERSION); break;
     }

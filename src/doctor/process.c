@@ -245,3 +245,43 @@ int process_stop(doctor_process *p, uint32_t grace_s) {
     release(p);
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
+
+/* ---- a whole run */
+
+#define GRACE_S 2
+
+/* What comes until the program closes its end, or something is wrong. */
+static lm_status hear_all(doctor_process *p, const char *name, uint64_t end_ns, doctor_report *ticking,
+                          lm_buf *out, lm_err *err) {
+    for (;;) {
+        if (interrupted) return lm_fail(err, LM_CANCELLED, "interrupted");
+        if (lm_now_ns() > end_ns) return lm_fail(err, LM_TIMEOUT, "%s does not come to an end", name);
+        if (ticking) report_tick(ticking);
+        struct pollfd f = {.fd = p->out, .events = POLLIN};
+        if (poll(&f, 1, POLL_MS) <= 0) continue;
+        char block[16384];
+        ssize_t n = read(p->out, block, sizeof block);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return LM_OK;
+        lm_buf_add(out, block, (size_t)n);
+        if (out->failed) return lm_fail(err, LM_TOO_LARGE, "%s says more than anybody asked", name);
+    }
+}
+
+lm_status process_run(char *const argv[], uint32_t timeout_s, doctor_report *ticking, lm_buf *out,
+                      int *status, char words[256], lm_err *err) {
+    doctor_process *p = NULL;
+    uint64_t end = lm_now_ns() + timeout_s * UINT64_C(1000000000);
+    lm_status st = process_start(&p, argv, true, err);
+    if (st != LM_OK) return st;
+    close_fd(&p->in);
+    st = hear_all(p, argv[0], end, ticking, out, err);
+    while (st == LM_OK && process_alive(p)) { /* it may close its end long before its own */
+        if (interrupted) st = lm_fail(err, LM_CANCELLED, "interrupted");
+        if (lm_now_ns() > end) st = lm_fail(err, LM_TIMEOUT, "%s does not come to an end", argv[0]);
+        usleep(2000);
+    }
+    process_last_words(p, words);
+    *status = process_stop(p, GRACE_S);
+    return st;
+}

@@ -114,8 +114,47 @@ static void the_process_on_a_port_is_found(void **state) {
     close(fd);
 }
 
+static int run(const char *shell, uint32_t timeout_s, size_t room, lm_buf *out, char words[256],
+               lm_status want) {
+    char *argv[] = {"sh", "-c", lm_strdup(shell), NULL};
+    lm_err err = {0};
+    int status = -1;
+    lm_buf_init(out, room);
+    lm_status st = process_run(argv, timeout_s, NULL, out, &status, words, &err);
+    free(argv[2]);
+    if (st != want) fail_msg("%s: %s", shell, err.text);
+    return status;
+}
+
+static void a_whole_run_gives_output_status_and_last_words(void **state) {
+    (void)state;
+    lm_buf out;
+    char words[256];
+    assert_int_equal(
+        run("echo one; echo two; echo first >&2; echo the cause >&2; exit 7", 20, 100, &out, words, LM_OK),
+        7);
+    assert_string_equal(out.ptr, "one\ntwo\n");
+    assert_string_equal(words, "the cause");
+    lm_buf_release(&out);
+    assert_int_equal(run("exec >&-; sleep 0.3; exit 5", 20, 100, &out, words, LM_OK),
+                     5); /* lives on without stdout */
+    lm_buf_release(&out);
+}
+
+static void a_run_without_an_end_is_ended(void **state) {
+    (void)state;
+    lm_buf out;
+    char words[256];
+    run("exec sleep 1000", 0, 100, &out, words, LM_TIMEOUT);
+    lm_buf_release(&out);
+    run("while :; do echo more and more; done", 60, 1000, &out, words, LM_TOO_LARGE);
+    lm_buf_release(&out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_whole_run_gives_output_status_and_last_words),
+        cmocka_unit_test(a_run_without_an_end_is_ended),
         cmocka_unit_test(a_process_is_heard_line_by_line),
         cmocka_unit_test(a_silent_process_is_not_waited_for_without_an_end),
         cmocka_unit_test(one_that_does_not_want_to_end_is_killed),

@@ -6,10 +6,17 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "base/lines.h"
 
 #define MAX_EVENT (8u << 20) /* bytes of one line: what Ollama's own client takes */
 #define MAX_TEXT  (16u << 20)
 #define UNLOAD_S  20
+
+bool wire_is_here(const char *url, uint16_t *port) {
+    char host[256];
+    lm_address_parse(url, 0, host, port);
+    return !strncmp(host, "127.", 4) || !strcmp(host, "localhost") || !strcmp(host, "::1");
+}
 
 /* ---- one request */
 
@@ -19,7 +26,7 @@ typedef struct asking {
     const char *path, *model;
     doctor_result *r;
     json_int_t max_events;
-    lm_buf line; /* what has come of the current one */
+    lm_lines lines;
     uint64_t started_ns;
     bool wrong; /* r says what */
 } asking;
@@ -86,24 +93,9 @@ bool wire_ask(const wire *w, const char *method, const char *path, const json_t 
     return no_answer(st, method, path, &err, r);
 }
 
-void wire_error_text(const lm_answer *a, char out[200]) {
-    json_t *o = NULL;
-    const char *said = NULL;
-    if (a->body.len && lm_json_parse(lm_buf_view(&a->body), &o, NULL) == LM_OK) {
-        const json_t *e = json_object_get(o, "error");
-        said = json_string_value(json_is_object(e) ? json_object_get(e, "message") : e);
-    }
-    if (said)
-        snprintf(out, 200, "%s", said);
-    else
-        snprintf(out, 200, "%.*s", (int)(a->body.len < 150 ? a->body.len : 150),
-                 a->body.ptr ? a->body.ptr : "");
-    json_decref(o);
-}
-
 bool wire_refused(const char *method, const char *path, const lm_answer *a, doctor_result *r) {
     char said[200];
-    wire_error_text(a, said);
+    lm_answer_error(a, said, sizeof said);
     const char *remedy = "look at the server's log: it has the cause";
     if (a->status == 403)
         remedy = "the server refuses this Host or Origin: ask it as 127.0.0.1, or see OLLAMA_ORIGINS";
@@ -147,7 +139,7 @@ json_t *wire_json(const wire *w, const char *method, const char *path, const jso
 
 /* ---- fields */
 
-static bool is_time(const json_t *v) {
+bool wire_is_time(const json_t *v) {
     int y = 0, mo = 0, d = 0, h = 0, mi = 0, s = 0, n = 0;
     const char *t = json_string_value(v);
     if (!t || sscanf(t, "%4d-%2d-%2dT%2d:%2d:%2d%n", &y, &mo, &d, &h, &mi, &s, &n) != 6 || n != 19)
@@ -164,7 +156,7 @@ static bool is_kind(const json_t *v, char kind) {
     case 'n': return json_is_number(v);
     case 'a': return json_is_array(v);
     case 'o': return json_is_object(v);
-    case 't': return is_time(v);
+    case 't': return wire_is_time(v);
     default: LM_ASSERT(!"a kind of field"); return false;
     }
 }
@@ -248,7 +240,8 @@ static bool take_event(asking *k, json_t *o) {
     return ok;
 }
 
-static bool take_line(asking *k, lm_str line) {
+static bool take_line(void *ctx, lm_str line) {
+    asking *k = ctx;
     json_t *o = NULL;
     lm_err err = {0};
     if (lm_json_parse(line, &o, &err) != LM_OK)
@@ -258,26 +251,14 @@ static bool take_line(asking *k, lm_str line) {
     return take_event(k, o);
 }
 
-/* Every piece may hold any part of any number of lines. */
 static bool on_body(void *ctx, lm_str piece) {
     asking *k = ctx;
-    while (piece.len) {
-        const char *end = memchr(piece.ptr, '\n', piece.len);
-        size_t n = end ? (size_t)(end - piece.ptr) : piece.len;
-        lm_buf_add(&k->line, piece.ptr, n);
-        if (k->line.failed) {
-            k->wrong = true;
-            return doctor_failed(k->r, REMEDY_WIRE, "POST %s: a line of the stream has no end", k->path);
-        }
-        piece.ptr += n + (end != NULL);
-        piece.len -= n + (end != NULL);
-        if (!end) break;
-        k->wrong = !take_line(k, lm_buf_view(&k->line));
-        lm_buf_clear(&k->line);
-        if (k->wrong) return false;
-    }
+    lm_err err = {0};
+    lm_status st = lm_lines_add(&k->lines, piece, take_line, k, &err);
+    if (st == LM_TOO_LARGE) doctor_failed(k->r, REMEDY_WIRE, "POST %s: %s", k->path, err.text);
+    k->wrong = st != LM_OK;
     report_tick(k->w->report);
-    return !process_interrupted();
+    return !k->wrong && !process_interrupted();
 }
 
 static bool judge_stream(asking *k, lm_status st, const lm_answer *a, const lm_err *err) {
@@ -293,7 +274,7 @@ static bool judge_stream(asking *k, lm_status st, const lm_answer *a, const lm_e
         return doctor_failed(k->r, REMEDY_WIRE,
                              "POST %s: a stream's Content-Type is \"%s\", must be application/x-ndjson",
                              k->path, a->content_type);
-    if (k->line.len)
+    if (lm_lines_rest(&k->lines).len)
         return doctor_failed(k->r, REMEDY_WIRE, "POST %s: the stream's last line has no end", k->path);
     if (!s->last)
         return doctor_failed(k->r, "the server gave up in the middle of its answer: look at its log",
@@ -310,12 +291,12 @@ bool wire_stream_ask(const wire *w, const char *path, const json_t *body, wire_s
     k.max_events =
         16 + 2 * json_integer_value(json_object_get(json_object_get(body, "options"), "num_predict"));
     lm_buf_init(&s->text, MAX_TEXT);
-    lm_buf_init(&k.line, MAX_EVENT);
+    lm_lines_init(&k.lines, MAX_EVENT);
     lm_answer a;
     lm_err err = {0};
     lm_status st = send_it(&k, "POST", path, body, &a, on_body, &err);
     bool ok = judge_stream(&k, st, &a, &err);
-    lm_buf_release(&k.line);
+    lm_lines_release(&k.lines);
     lm_answer_release(&a);
     if (!ok) wire_stream_release(s);
     return ok;

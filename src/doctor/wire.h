@@ -13,6 +13,8 @@
     "with "                                                                                                  \
     "the output of --json"
 
+#define WIRE_MUTABLE(o) ((json_t *)(uintptr_t)(o)) /* jansson's iterators take no const, and change nothing */
+
 typedef struct wire {
     lm_client *client;
     const char *url;
@@ -20,6 +22,9 @@ typedef struct wire {
     uint32_t total_s;   /* of the whole; 0: no limit */
     doctor_report *report;
 } wire;
+
+/* Whether the server at this address runs on this machine; its port then. */
+bool wire_is_here(const char *url, uint16_t *port);
 
 /* Whatever status comes is an answer; a is the caller's to release when it is true. body may be NULL. */
 bool wire_ask(const wire *w, const char *method, const char *path, const json_t *body, lm_answer *a,
@@ -30,13 +35,13 @@ bool wire_refused(const char *method, const char *path, const lm_answer *a, doct
 json_t *wire_json(const wire *w, const char *method, const char *path, const json_t *body, doctor_result *r);
 /* The same of an answer that is there already. */
 json_t *wire_body(const char *method, const char *path, const lm_answer *a, doctor_result *r);
-/* The text of an error's body, for people: its "error", else its beginning. */
-void wire_error_text(const lm_answer *a, char out[200]);
 
 /* Whether an object has the fields that spec lists: "model:s done:b eval_count:i created_at:t details:o
  * models:a"; s text, b bool, i integer, n number, a array, o object, t a time as RFC 3339 has it; a '?'
  * behind: may be absent. */
 bool wire_fields(const char *where, const json_t *object, const char *spec, doctor_result *r);
+
+bool wire_is_time(const json_t *v); /* a text as RFC 3339 has times */
 
 /* A streamed answer of /api/generate or /api/chat. */
 typedef struct wire_stream {

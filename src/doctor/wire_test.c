@@ -61,14 +61,17 @@ static void times_are_rfc_3339(void **state) {
 
 typedef struct table {
     bench b;
-    bench_run runs[N_PEERS][3];
+    bench_run runs[N_PEERS + 1][3];
 } table;
 
 static int open_table(void **state) {
     table *t = lm_alloc(sizeof *t);
-    static const char *const names[] = {"mlx-ollama", "Ollama", "mlx-lm"};
-    for (int i = 0; i < N_PEERS; i++) {
-        t->b.peers[i] = (bench_peer){.name = names[i], .runs = t->runs[i], .n_runs = 3};
+    static const char *const names[] = {"mlx-ollama", "Ollama", "mlx-lm", "router"}, *const keys[] = {
+                                                                                         "mlx_ollama",
+                                                                                         "ollama", "mlx_lm",
+                                                                                         "router"};
+    for (int i = 0; i < N_PEERS + 1; i++) {
+        t->b.peers[i] = (bench_peer){.name = names[i], .key = keys[i], .runs = t->runs[i], .n_runs = 3};
         for (int k = 0; k < 3; k++) {
             t->runs[i][k].prompt_tokens = 700;
             for (int f = 0; f < N_FIGURES; f++) t->runs[i][k].figure[f] = NAN;
@@ -83,7 +86,7 @@ static int close_table(void **state) {
     return 0;
 }
 
-static void set(table *t, bench_who who, bench_figure f, double a, double b, double c) {
+static void set(table *t, int who, bench_figure f, double a, double b, double c) {
     t->runs[who][0].figure[f] = a;
     t->runs[who][1].figure[f] = b;
     t->runs[who][2].figure[f] = c;
@@ -164,6 +167,25 @@ static void other_numbers_of_tokens_are_said(void **state) {
     lm_buf_release(&out);
 }
 
+static void one_more_has_columns_of_its_own(void **state) {
+    table *t = *state;
+    t->b.n_more = 1;
+    set(t, OURS, FIGURE_LOAD, 1, 1, 1);
+    set(t, N_PEERS, FIGURE_LOAD, 2, 2, 2);
+    json_t *o = bench_json(&t->b);
+    assert_true(json_number_value(json_object_get(figure(o, "load_to_first_token"), "router")) == 2);
+    assert_true(json_number_value(json_object_get(figure(o, "load_to_first_token"), "ratio_router")) == 2);
+    assert_non_null(json_object_get(json_object_get(o, "peers"), "router"));
+    json_decref(o);
+    lm_buf out;
+    lm_buf_init(&out, 1 << 16);
+    bench_write_markdown(&t->b, &out);
+    assert_non_null(
+        strstr(out.ptr, "| mlx-lm | ratio | router | ratio |\n|---|---|---|---|---|---|---|---|---|---|\n"));
+    assert_non_null(strstr(out.ptr, " 1.00 s | – | – | no | – | – | 2.00 s | 2.00x |\n"));
+    lm_buf_release(&out);
+}
+
 int main(void) {
 #define with_table(test) cmocka_unit_test_setup_teardown(test, open_table, close_table)
     const struct CMUnitTest tests[] = {
@@ -173,6 +195,7 @@ int main(void) {
         with_table(the_median_counts_what_was_measured),
         with_table(a_ratio_above_one_is_faster_and_of_memory_a_share),
         with_table(who_is_absent_has_no_figures_and_a_reason),
+        with_table(one_more_has_columns_of_its_own),
         with_table(other_numbers_of_tokens_are_said),
     };
     return cmocka_run_group_tests_name("doctor.wire", tests, NULL, NULL);

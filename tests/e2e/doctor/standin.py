@@ -13,6 +13,8 @@ MODEL = "stand-in:latest"
 WORDS = ["One", ", two", ", three", "."]
 NOW = "2026-01-31T09:08:07.5Z"
 DIGEST = "0123456789abcdef" * 4
+ROUTERS = {"router": ("ok", "healthy", "healthy"), "router-half": ("degraded", "healthy", "down"),
+           "router-down": ("down", "down", "down")}  # fault -> what the router's /health says
 
 
 class Server:
@@ -105,6 +107,10 @@ def stand_in(fault=None):
         def health(self):
             if fault == "no-health":
                 return self.unknown_path()
+            if fault in ROUTERS:
+                status, mlx, ollama = ROUTERS[fault]
+                return self.reply({"status": status, "version": "1.2.3", "backends": {"mlx": mlx, "ollama": ollama}, "open": 0},
+                                  503 if status == "down" else 200)
             status = "degraded" if fault == "health-degraded" else "ok"
             self.reply({"status": status, "version": "1.2.3", "backend": "mlx", "device": "stand-in", "gpu": True,
                         "memory_budget": 8 << 30, "waiting": 0, "running": 1 if fault == "leave-runs-on" else 0,
@@ -146,7 +152,8 @@ def stand_in(fault=None):
 
         def show(self):
             info = {"general.architecture": "llama", "llama.context_length": 4096}
-            answer = {"details": {}, "model_info": info, "capabilities": ["completion"], "modified_at": NOW}
+            able = ["completion"] if fault == "no-tools" else ["completion", "tools"]
+            answer = {"details": {}, "model_info": info, "capabilities": able, "modified_at": NOW}
             if fault == "show-info":
                 del answer["model_info"]
             if fault == "show-context":
@@ -201,7 +208,22 @@ def stand_in(fault=None):
             role = "user" if fault == "chat-role" else "assistant"
             if fault == "chat-503":
                 return self.reply({"error": "server busy, please try again.  maximum pending requests exceeded"}, 503)
+            if "tools" in self.asked:
+                return self.call_tool()
             self.stream(lambda word: {"message": {"role": role, "content": 5 if fault == "chat-content" else word}})
+
+        def call_tool(self):
+            function = {"index": 0, "name": "get_weather", "arguments": {"city": "Paris"}}
+            if fault == "tools-arguments":
+                function["arguments"] = '{"city": "Paris"}'
+            if fault == "tools-name":
+                function["name"] = "get_whether"
+            message = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_abcdefgh", "function": function}]}
+            if fault == "tools-leak":
+                message = {"role": "assistant", "content": '<tool_call>{"name": "get_weather"}</tool_call>'}
+            if fault == "tools-words":
+                message = {"role": "assistant", "content": "It rains."}
+            self.reply({**self.final(), "message": message})
 
         def stream(self, text):
             generate = self.path == "/api/generate"
@@ -262,22 +284,47 @@ def stand_in(fault=None):
     return StandIn
 
 
-def relay(port, version="0.33.0-relay"):
-    """The handler class of a server that passes everything on to the bridge on port but what tells that it is one."""
+class Answer:
+    """What a relay got, before it passes it on; a spoiler changes one thing of it."""
+
+    def __init__(self, asked, there):
+        self.method, self.path, self.asked = asked.command, asked.path, asked.sent
+        self.status, self.kind = there.status, there.headers.get("Content-Type")
+        self.headers = {k: v for k, v in there.headers.items() if k.startswith(("Access-Control", "Vary"))}
+        self.body = there.read()
+
+    def json(self, change):
+        """change(value), which may return another one, of the body."""
+        value = json.loads(self.body)
+        other = change(value)
+        self.body = json.dumps(value if other is None else other).encode()
+
+    def lines(self, change):
+        """The same of the list of an NDJSON body's values."""
+        values = [json.loads(line) for line in self.body.splitlines()]
+        other = change(values)
+        self.body = b"".join(json.dumps(v).encode() + b"\n" for v in (values if other is None else other))
+
+
+def relay(port, version="0.33.0-relay", spoil=None):
+    """The handler class of a server that passes everything on to the bridge on port but what tells that it is one. With spoil
+    each answer goes through spoil(Answer) first, which returns False to cut the connection."""
 
     class Relay(Handler):
         def pass_on(self):
-            data = self.body()
+            self.sent = data = self.body()
             if self.path == "/health":
                 return self.reply(b"404 page not found", 404, "text/plain")
-            if self.path == "/api/version":
+            if self.path == "/api/version" and not spoil:
                 return self.reply({"version": version})
             there = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-            there.request(self.command, self.path, data or None, {"Content-Type": "application/json"})
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in ("content-length", "connection")}
+            there.request(self.command, self.path, data if data or self.command == "POST" else None, kept)
             answer = there.getresponse()
-            kind = answer.headers.get("Content-Type", "text/plain")
-            if kind != "application/x-ndjson":
-                self.reply(answer.read(), answer.status, kind)
+            if spoil:
+                self.pass_spoilt(Answer(self, answer))
+            elif answer.headers.get("Content-Type", "text/plain") != "application/x-ndjson":
+                self.reply(answer.read(), answer.status, answer.headers.get("Content-Type", "text/plain"))
             else:
                 self.begin_stream()
                 while line := answer.readline():
@@ -285,6 +332,16 @@ def relay(port, version="0.33.0-relay"):
                 self.wfile.write(b"0\r\n\r\n")
             there.close()
 
-        do_GET = do_HEAD = do_POST = pass_on
+        def pass_spoilt(self, answer):
+            if spoil(answer) is False:
+                return self.cut()
+            self.send_response(answer.status)
+            for name, value in {**answer.headers, **({"Content-Type": answer.kind} if answer.kind else {})}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        do_GET = do_HEAD = do_POST = do_DELETE = do_OPTIONS = do_PUT = pass_on
 
     return Relay

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from known.bridge import Bridge
+from router.router import Router
 
 from .conftest import PATIENCE
 from .standin import Server, relay, stand_in
@@ -62,6 +63,20 @@ def test_beside_an_ollama_as_a_table(doctor, tiny_models):
     assert rows[-1][3].strip() == "–"  # a running server's start is not measured
     assert "mlx-lm is absent: " in done.stdout
     assert "run 1 of 1: Ollama" in done.stderr
+
+
+def test_beside_any_other_server(doctor, tiny_models, nobody):
+    with Bridge(roots=[tiny_models]) as bridge, Router({"mlx": bridge.url}) as router:
+        router.wait_state("mlx", "healthy")
+        done = doctor("--bench", "--bench-model", "tiny", "--repeat", 1, "--peer", f"router={router.url}", "--peer", f"gone={nobody}",
+                      "--json", "--", "--root", tiny_models)
+        assert bridge.health()["models"] == 0  # its memory is given back
+    document = json.loads(done.stdout)
+    assert done.returncode == 1  # one that was named is not there
+    for name in SOME:
+        one = figures(document)[name]
+        assert one["router"] > 0 and one["ratio_router"] > 0 and one["gone"] is None, one
+    assert "nothing answers" in document["peers"]["gone"]["absent"] and document["peers"]["router"]["present"]
 
 
 def test_a_bridge_is_not_taken_for_an_ollama(doctor, tiny_models):
