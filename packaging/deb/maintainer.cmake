@@ -1,0 +1,11 @@
+# As with Debian's own tools: who builds a package names himself with DEBFULLNAME and DEBEMAIL.
+set(maintainer $ENV{DEBFULLNAME})
+if(NOT maintainer)
+    set(maintainer "the builder of this package")
+endif()
+set(email $ENV{DEBEMAIL})
+if(NOT email)
+    cmake_host_system_information(RESULT host QUERY FQDN)
+    set(email root@${host})
+endif()
+set(CPACK_DEBIAN_PACKAGE_MAINTAINER "${maintainer} <${email}>")
