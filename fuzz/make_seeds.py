@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes the small files that the safetensors, GGUF and text fuzz targets start from: fuzz/corpus/{safetensors,adapter,
-gguf,text,gotmpl,opening,places}.
+gguf,text,gotmpl,opening,places,events}.
 
     python3 fuzz/make_seeds.py
 
@@ -137,9 +137,35 @@ def convert():
     seed("quantised", {"quantization": {"bits": 4, "group_size": 32}}, {"m.weight": ("U32", [2, 4]), "m.scales": ("F16", [2, 1]), "m.biases": ("F16", [2, 1])})
 
 
+def events():
+    """The first byte: wire, and 4 for a name to put back; the second: where to cut."""
+    def seed(name, wire, cut, text):
+        put("events", name, bytes([wire, cut]) + text.encode())
+
+    def sse(*events):
+        return "".join(f"event: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in events)
+
+    answer = [{"model": "org/tiny", "message": {"role": "assistant", "content": "a \"done\":true"}, "done": False},
+              {"model": "org/tiny", "done": True}]
+    seed("ollama", 4, 20, "".join(json.dumps(line) + "\n" for line in answer))
+    seed("ollama-error", 0, 3, '{"response":"x"}\r\n\r\n{"error":"out of memory"}\n')
+    seed("ollama-pull", 0, 40, '{"status":"pulling manifest"}\n{"status":"success"}\n')
+    seed("ollama-escaped", 4, 9, '{"model":"org\\/tiny:latest","done":true}\n')
+    seed("openai", 5, 30, ': ping\n\ndata: {"model":"org/tiny","choices":[]}\n\ndata: [DONE]\n\n')
+    seed("openai-lines", 5, 11, 'id: 1\ndata: {"model":\ndata: "org/tiny"}\n\n')
+    seed("openai-error", 1, 7, 'data: {"error":{"message":"no room"}}\r\n\r\n')
+    seed("responses", 6, 60, sse(("response.created", {"type": "response.created", "response": {"model": "org/tiny"}}),
+                                 ("response.completed", {"type": "response.completed"})))
+    seed("responses-failed", 2, 15, sse(("x", {"type": "response.failed", "response": {"error": {"message": "broken"}}})))
+    seed("anthropic", 7, 50, sse(("message_start", {"type": "message_start", "message": {"model": "org/tiny"}}),
+                                 ("ping", {"type": "ping"}), ("message_stop", {"type": "message_stop"})))
+    seed("anthropic-error", 3, 2, sse(("error", {"type": "error", "error": {"message": "Overloaded"}})))
+
+
 def main():
     adapters()
     convert()
+    events()
     put("safetensors", "plain", safetensors({"a.weight": ("F32", [2, 4]), "b": ("U8", [3])}))
     put("safetensors", "affine", safetensors({
         "q.weight": ("U32", [2, 8]), "q.scales": ("F16", [2, 2]), "q.biases": ("F16", [2, 2])}))

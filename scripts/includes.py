@@ -10,8 +10,8 @@ import sys
 
 SRC = pathlib.Path(__file__).resolve().parent.parent / "src"
 PUBLIC = {
-    "base": {"base.h", "file.h", "json.h", "pool.h", "test.h"},
-    "http": {"http.h", "client.h"},
+    "base": {"base.h", "cond.h", "file.h", "ini.h", "json.h", "lines.h", "notify.h", "pool.h", "test.h"},
+    "http": {"http.h", "client.h", "pump.h", "guard.h", "raw_client.h", "raw_server.h"},  # raw_*: for tests
     "store": {"store.h", "modelfile.h"},
     "weights": {"weights.h", "gguf.h", "gguf_make.h", "quantize.h", "safetensors_write.h"},
     "mlx": {"backend.h"},  # mlx/mlx.h is MLX's own

@@ -29,6 +29,7 @@ pc:libcurl        libcurl4-openssl-dev   curl
 pc:jansson        libjansson-dev         jansson
 pc:libzstd        libzstd-dev            zstd
 pc:libcrypto      libssl-dev             openssl@3
+pc:libedit        libedit-dev            libedit
 cmd:python3       python3                python
 venv:             python3-venv           -
 gpu:mlx           -                      mlx
@@ -40,20 +41,28 @@ cmd:shellcheck           shellcheck           shellcheck
 cmd:git                  git                  git
 cmd:node                 nodejs               node
 cmd:npm                  npm                  -
+cmd:tmux                 tmux                 tmux
 cmd:clang-14             clang-14             -
 fuzz:                    libclang-rt-14-dev   -
 cmd:aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu -
 file:/usr/aarch64-linux-gnu/include/stdlib.h libc6-dev-arm64-cross -
 cmd:qemu-aarch64         qemu-user            -
-file:/usr/include/simde/x86/avx512.h libsimde-dev -'
+file:/usr/include/simde/x86/avx512.h libsimde-dev -
+cmd:mandoc               mandoc               mandoc
+cmd:zsh                  zsh                  zsh
+file:/lib/systemd/systemd   systemd              -
+cmd:fish                 fish                 fish
+cmd:lintian              lintian              -
+file:/usr/sbin/debootstrap debootstrap        -
+cmd:ruby                 ruby                 ruby'
 
 lm_is_mac() { [ "$(uname -s)" = Darwin ]; }
 
-# Homebrew keeps these two away from the usual places.
+# Homebrew keeps these away from the usual places.
 lm_mac_paths() {
     lm_is_mac || return 0
     local keg prefix
-    for keg in openssl@3 curl; do
+    for keg in openssl@3 curl libedit; do
         prefix=$(brew --prefix "$keg" 2>/dev/null) || continue
         PKG_CONFIG_PATH=$prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
     done

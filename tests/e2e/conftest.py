@@ -14,6 +14,7 @@ import time
 import urllib.request
 
 import pytest
+from known import tiny
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mlx-ollama"
@@ -93,6 +94,14 @@ class Bridge:
         status, _, data = self.call("POST", path, body)
         assert status == 200, data
         return [json.loads(line) for line in data.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """A directory of models that are made in a moment and say what they must (known/tiny.py)."""
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.write_all(root)
+    return root
 
 
 @pytest.fixture(scope="session")
