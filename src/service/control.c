@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -17,6 +18,7 @@
 
 #define LOOK_US     50000
 #define HEALTH_MS   5000
+#define LATEST_END  (10 * SERVICE_SECOND_NS) /* of a supervisor that has said that it failed */
 #define LATEST_STOP (60 * SERVICE_SECOND_NS) /* where nobody has noted how long it may take */
 
 static int fail(const lm_err *err) {
@@ -170,6 +172,12 @@ static void hear(int fd, char word[900]) {
     quiet(&p);
 }
 
+/* It has said that it failed, and lives for a moment more: who asks for the status now must not find it any longer. */
+static void await_end(pid_t supervisor) {
+    uint64_t end = lm_now_ns() + (uint64_t)LATEST_END;
+    while (waitpid(supervisor, NULL, WNOHANG) == 0 && lm_now_ns() < end) usleep(LOOK_US / 10);
+}
+
 static int start_ourselves(const service_config *c, uint64_t from) {
     int ends[2];
     if (pipe(ends)) {
@@ -204,6 +212,7 @@ static int start_ourselves(const service_config *c, uint64_t from) {
     const char *why = !strncmp(word, "failed: ", 8) ? word + 8 : "its supervisor ended without a word\n";
     fprintf(stderr, "mlx-server-startup: the bridge did not start: %s", why);
     if (why[0] && why[strlen(why) - 1] != '\n') fputc('\n', stderr);
+    await_end(pid);
     service_say_last_words(c, from);
     return EXIT_FAILED;
 }
